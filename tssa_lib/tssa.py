@@ -1,0 +1,227 @@
+"""Token Statistics Self-Attention: the operator on projected tokens, and the layer that people run.
+
+Lesson 5 derives the update, lesson 6 the memberships, lesson 7 the layer. Source: Wu et al. 2024,
+"Token Statistics Transformer" (ToST), and its published layer, whose parameter names are kept here.
+
+Axes: B batch, N tokens, K heads (groups), p head width, C = K·p model width.
+    w   (B, K, N, p)   projected tokens, head k holds U_kᵀZ as rows
+    Pi  (B, K, N)      memberships, sum to 1 over K
+    s   (B, K, p)      second moments, D = 1/(1 + s) the gates
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+MASS = 1e-8   # added to n_k, as in the published layer: a head without members gets s = 0
+TINY = 1e-24  # floor of a coordinate's token norm squared: a dead channel gives logit 0, not 0/0
+
+
+# ---- the functional core ----------------------------------------------------------------------------
+def memberships(w: Tensor, temp: Tensor | float = 1.0, normalize: str = "tokens") -> Tensor:
+    """Memberships Π: how much each token belongs to each head.
+
+    Π_k = softmax_k(θ_k ‖U_kᵀz‖²) (lesson 6, eq. 6.1), with `normalize` saying which squares are summed:
+    "none" the formula's own, θ = 1/(2η); "tokens" each coordinate divided by its sum of squares over the
+    tokens, as in the published layer; "rms" that times N/p, which does not depend on resolution.
+    w (…, K, N, p), temp θ: (K, 1) or a number → Pi (…, K, N), in float32 at least.
+
+    >>> memberships(torch.ones(1, 2, 3, 4)).sum(1)
+    tensor([[1., 1., 1.]])
+    """
+    w2 = _wide(w) ** 2                                                          # (…, K, N, p)
+    if normalize != "none":
+        w2 = w2 / w2.sum(-2, keepdim=True).clamp_min(TINY)                      # over the tokens
+    if normalize not in ("none", "tokens", "rms"):
+        raise ValueError(f'expected normalize "none", "tokens" or "rms", got {normalize!r}')
+    logits = w2.sum(-1) * temp                                                  # (…, K, N)
+    if normalize == "rms":
+        logits = logits * (w.shape[-2] / w.shape[-1])
+    return logits.softmax(-2)  # over the K heads: each token shares itself out
+
+
+def second_moments(w: Tensor, Pi: Tensor, mass: float = MASS) -> Tensor:
+    """s_k = Σ_j π_jk (U_kᵀz_j)² / (n_k + mass), coordinate by coordinate (lesson 5, eq. 5.2). (…, K, p)."""
+    share = Pi / (Pi.sum(-1, keepdim=True) + mass)                              # (…, K, N)
+    return (share[..., None, :] @ _wide(w) ** 2)[..., 0, :]                     # (…, K, p)
+
+
+def gates(s: Tensor, c: float = 1.0) -> Tensor:
+    """D = c/(1 + c s): large moments are kept by the update, small ones are cut (lesson 5, eq. 5.4)."""
+    return c / (1 + c * s)
+
+
+def tssa_update(x: Tensor, Pi: Tensor, U: Tensor, eps2: float, t: float = 1.0) -> Tensor:
+    """TSSA(Z) = −t Σ_k U_k D_k U_kᵀ Z Diag(π_k), the paper's operator (lesson 5, eq. 5.5).
+
+    Equals −t·n·∇R_c^var with Π held fixed. x (…, N, d), Pi (…, K, N), U (K, d, p); t = τ/n does not depend
+    on the number of tokens. Any t in [0, 2ε²/d] lowers R_c^var when the U_k are orthonormal (lesson 5).
+    """
+    w = torch.einsum("...nd,kdp->...knp", x, U)                                 # (…, K, N, p)
+    D = gates(second_moments(w, Pi, torch.finfo(w.dtype).tiny), x.shape[-1] / eps2)  # (…, K, p)
+    return -t * torch.einsum("kdp,...kp,...knp,...kn->...nd", U, D, w, Pi)
+
+
+def largest_safe_gamma(Pi: Tensor, U: Tensor, D: Tensor) -> Tensor:
+    """2/max_j ‖A_j‖, A_j = Σ_k π_jk U_k D_k U_kᵀ: any smaller γ in z + γ·TSSA(z) lowers R_c^var.
+
+    The step-size theorem (lesson 5, eq. 5.8). Pi (…, K, N), U (K, d, p), D (…, K, p) → (…).
+
+    >>> largest_safe_gamma(torch.ones(1, 5), torch.eye(2)[None], torch.ones(1, 2))
+    tensor(2.)
+    """
+    A = torch.einsum("...kn,kdp,...kp,kep->...nde", Pi, U, D, U)                # (…, N, d, d)
+    return 2 / torch.linalg.eigvalsh(A)[..., -1].amax(-1)
+
+
+def tssa_literal(x: Tensor, weight: Tensor, temp: Tensor, out: Tensor, normalize: str = "tokens") -> Tensor:
+    """The layer written out with loops, one term of the formula at a time: for readers and tests only.
+
+    x (N, C), weight (C, C) the projection, temp (K, 1), out (C, C) the output map, no biases → (N, C).
+    """
+    N, C = x.shape
+    K, p = len(temp), C // len(temp)
+    U = [weight[k * p:(k + 1) * p].T for k in range(K)]                         # U_k (C, p)
+    size = [[sum((U[k][:, i] @ x[j]) ** 2 for j in range(N)) for i in range(p)] for k in range(K)]
+    rows = []
+    for j in range(N):
+        logits = []
+        for k in range(K):
+            squares = [(U[k][:, i] @ x[j]) ** 2 for i in range(p)]
+            if normalize != "none":
+                squares = [q / size[k][i].clamp_min(TINY) for i, q in enumerate(squares)]
+            logits.append(temp[k, 0] * sum(squares) * (N / p if normalize == "rms" else 1))
+        rows.append(torch.stack(logits).softmax(0))                             # over the heads
+    Pi = torch.stack(rows)                                                      # (N, K), the lessons' Π
+    y = []
+    for j in range(N):
+        update = torch.zeros(C, dtype=x.dtype)
+        for k in range(K):
+            n_k = Pi[:, k].sum() + MASS
+            for i in range(p):
+                s_ki = sum(Pi[l, k] * (U[k][:, i] @ x[l]) ** 2 for l in range(N)) / n_k
+                update = update - out[:, k * p + i] / (1 + s_ki) * (U[k][:, i] @ x[j]) * Pi[j, k]
+        y.append(update)
+    return torch.stack(y)
+
+
+def _wide(w: Tensor) -> Tensor:
+    """Half precision to float32: squares of |w| >= 256 overflow in float16, silently (lesson 7)."""
+    return w.float() if w.dtype in (torch.float16, torch.bfloat16) else w
+
+
+# ---- the layer --------------------------------------------------------------------------------------
+class Statistics(NamedTuple):
+    """What one TSSA layer computed: Pi (B, K, N), second moments and gates (B, K, p)."""
+
+    Pi: Tensor
+    second_moments: Tensor
+    gates: Tensor
+
+
+class TSSA(nn.Module):
+    """Token Statistics Self-Attention, (B, N, dim) → (B, N, dim), linear in N (lesson 7, eq. 7.1).
+
+    y = to_out(concat_k(−π_k · D_k · w_k)): one projection, memberships by a softmax over the heads, gates
+    1/(1 + s), an output map. Residual, normalisation and positions are the caller's.
+
+    num_heads must divide dim. `normalize` as in `memberships`; `temp` is θ's initial value; `tied=True`
+    uses the projection's transpose as output map, which makes the layer −n·∇R_c^var (lesson 5).
+
+    >>> TSSA(8, 2)(torch.ones(1, 5, 8)).shape
+    torch.Size([1, 5, 8])
+    """
+
+    def __init__(self, dim: int, num_heads: int = 8, qkv_bias: bool = False, attn_drop: float = 0.0,
+                 proj_drop: float = 0.0, *, normalize: str = "tokens", temp: float = 1.0, tied: bool = False):
+        super().__init__()
+        if dim < 1 or num_heads < 1 or dim % num_heads:
+            raise ValueError(f"expected num_heads that divides dim, got dim={dim}, num_heads={num_heads}")
+        if normalize not in ("none", "tokens", "rms"):
+            raise ValueError(f'expected normalize "none", "tokens" or "rms", got {normalize!r}')
+        self.dim, self.num_heads, self.normalize, self.tied = dim, num_heads, normalize, tied
+        self.qkv = nn.Linear(dim, dim, bias=qkv_bias)        # the published name; there is no q, k or v
+        self.temp = nn.Parameter(torch.full((num_heads, 1), float(temp)))
+        self.attn_drop = nn.Dropout(attn_drop)               # drops whole gates, for all tokens at once
+        self.to_out = nn.Sequential(nn.Identity() if tied else nn.Linear(dim, dim), nn.Dropout(proj_drop))
+
+    def project(self, x: Tensor) -> Tensor:
+        """w (B, K, N, p), a view of the projection's output."""
+        if x.ndim != 3 or x.shape[-1] != self.dim or x.shape[1] == 0 or not x.is_floating_point():
+            raise ValueError(f"expected x (B, N >= 1, {self.dim}) of a floating dtype, got {tuple(x.shape)} {x.dtype}")
+        return self.qkv(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        w = self.project(x)                                                     # (B, K, N, p)
+        Pi, _, D = self._statistics(w)
+        y = -w * (Pi[..., None] * self.attn_drop(D)[..., None, :]).to(w.dtype)  # (B, K, N, p)
+        y = y.transpose(1, 2).flatten(2)                                        # (B, N, C), no copy
+        return self.to_out(y @ self.qkv.weight.to(y.dtype) if self.tied else y)
+
+    def statistics(self, x: Tensor) -> Statistics:
+        """Memberships, second moments and gates for the input x (B, N, dim)."""
+        return self._statistics(self.project(x))
+
+    def _statistics(self, w: Tensor) -> Statistics:
+        Pi = memberships(w, self.temp, self.normalize)                          # (B, K, N)
+        s = second_moments(w, Pi)                                               # (B, K, p)
+        return Statistics(Pi, s, gates(s))
+
+    def extra_repr(self) -> str:
+        return f"dim={self.dim}, num_heads={self.num_heads}, normalize={self.normalize!r}, tied={self.tied}"
+
+    @classmethod
+    def from_tost_state_dict(cls, state: dict[str, Tensor], num_heads: int) -> "TSSA":
+        """The layer with the published layer's parameters, in their dtype.
+
+        `state` holds `qkv.weight`, `temp` (heads, 1), `to_out.0.weight`, `to_out.0.bias` and may hold
+        `qkv.bias`. ValueError names every entry that is missing, unknown or of another shape.
+        """
+        if "qkv.weight" not in state:
+            raise ValueError(f"expected an entry 'qkv.weight', got {sorted(state)}")
+        layer = cls(state["qkv.weight"].shape[-1], num_heads, qkv_bias="qkv.bias" in state)
+        return load_exactly(layer.to(state["qkv.weight"].dtype), state)
+
+
+def load_exactly(module: nn.Module, state: dict[str, Tensor]) -> nn.Module:
+    """Load a state dict, or raise a ValueError that names all missing, unknown and wrongly shaped entries."""
+    own = module.state_dict()
+    wrong = [f"missing {k} {tuple(own[k].shape)}" for k in own if k not in state]
+    wrong += [f"unknown {k} {tuple(state[k].shape)}" for k in state if k not in own]
+    wrong += [f"{k}: expected {tuple(own[k].shape)}, got {tuple(state[k].shape)}"
+              for k in own if k in state and own[k].shape != state[k].shape]
+    if wrong:
+        raise ValueError(f"this state dict does not fit {type(module).__name__}: " + "; ".join(wrong))
+    module.load_state_dict(state)
+    return module
+
+
+@contextmanager
+def record(model: nn.Module) -> Iterator[dict[str, list[Statistics]]]:
+    """Record what every TSSA in `model` computes, by module name, one entry a call; outputs stay as they are.
+
+    >>> layer = nn.Sequential(TSSA(8, 2))
+    >>> with record(layer) as tape: _ = layer(torch.ones(1, 5, 8))
+    >>> tape["0"][0].Pi.shape
+    torch.Size([1, 2, 5])
+    """
+    layers = {name: m for name, m in model.named_modules() if isinstance(m, TSSA)}
+    if not layers:
+        raise ValueError(f"expected a model that holds a TSSA layer, got {type(model).__name__} without one")
+    tape: dict[str, list[Statistics]] = {name: [] for name in layers}
+
+    def note(name: str):
+        @torch.no_grad()
+        def hook(module: TSSA, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            tape[name].append(Statistics(*(t.detach() for t in module.statistics(inputs[0]))))
+        return hook
+
+    handles = [m.register_forward_hook(note(name)) for name, m in layers.items()]
+    try:
+        yield tape
+    finally:
+        for h in handles:
+            h.remove()
