@@ -84,9 +84,9 @@ def agree(mine: Callable, library: Callable, *inputs: Any, tol: float = EXACT) -
 
 
 def _pair(label: str, lhs: Any, rhs: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    if lhs is rhs:
+    if lhs is rhs and isinstance(lhs, torch.Tensor):
         raise CheckFailed(f"({label}) compares an object with itself")
-    left, right = (torch.as_tensor(v).detach().to(torch.float64) for v in (lhs, rhs))
+    left, right = (torch.as_tensor(v, dtype=torch.float64).detach() for v in (lhs, rhs))
     if left.shape != right.shape and right.ndim:
         raise CheckFailed(f"({label}) expected sides of one shape, got {tuple(left.shape)} and {tuple(right.shape)}")
     if not left.numel() or not (torch.isfinite(left).all() and torch.isfinite(right).all()):
@@ -155,7 +155,7 @@ class Exercise:
 
 def _close(g: Any, w: Any, tol: float) -> bool:
     try:
-        g, w = (torch.as_tensor(v).detach().to(torch.float64) for v in (g, w))
+        g, w = (torch.as_tensor(v, dtype=torch.float64).detach() for v in (g, w))
         return g.shape == w.shape and bool(((g - w).abs() <= tol * w.abs().clamp_min(1)).all())
     except (TypeError, ValueError, RuntimeError):
         return g == w
