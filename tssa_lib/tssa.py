@@ -128,38 +128,48 @@ class TSSA(nn.Module):
     y = to_out(concat_k(−π_k · D_k · w_k)): one projection, memberships by a softmax over the heads, gates
     1/(1 + s), an output map. Residual, normalisation and positions are the caller's.
 
-    num_heads must divide dim. `normalize` as in `memberships`; `temp` is θ's initial value; `tied=True`
-    uses the projection's transpose as output map, which makes the layer −n·∇R_c^var (lesson 5).
+    num_heads must divide dim. `normalize` as in `memberships`; `temp` is θ's initial value. Switches back to
+    the theory, one a deviation (lesson 7): `tied` takes the projection's transpose as output map, which makes
+    the layer −n·∇R_c^var; `orthonormal` makes each head's projection an orthonormal basis; `c` is d/ε²;
+    `mass` is added to n_k; `detach_memberships` holds Π fixed in the backward pass.
 
     >>> TSSA(8, 2)(torch.ones(1, 5, 8)).shape
     torch.Size([1, 5, 8])
     """
 
     def __init__(self, dim: int, num_heads: int = 8, qkv_bias: bool = False, attn_drop: float = 0.0,
-                 proj_drop: float = 0.0, *, normalize: str = "tokens", temp: float = 1.0, tied: bool = False):
+                 proj_drop: float = 0.0, *, normalize: str = "tokens", temp: float = 1.0, tied: bool = False,
+                 orthonormal: bool = False, c: float = 1.0, mass: float = MASS, detach_memberships: bool = False):
         super().__init__()
         if dim < 1 or num_heads < 1 or dim % num_heads:
             raise ValueError(f"expected num_heads that divides dim, got dim={dim}, num_heads={num_heads}")
         if normalize not in ("none", "tokens", "rms"):
             raise ValueError(f'expected normalize "none", "tokens" or "rms", got {normalize!r}')
         self.dim, self.num_heads, self.normalize, self.tied = dim, num_heads, normalize, tied
+        self.orthonormal, self.c, self.mass, self.detach_memberships = orthonormal, c, mass, detach_memberships
         self.qkv = nn.Linear(dim, dim, bias=qkv_bias)        # the published name; there is no q, k or v
         self.temp = nn.Parameter(torch.full((num_heads, 1), float(temp)))
         self.attn_drop = nn.Dropout(attn_drop)               # drops whole gates, for all tokens at once
         self.to_out = nn.Sequential(nn.Identity() if tied else nn.Linear(dim, dim), nn.Dropout(proj_drop))
 
+    def bases(self) -> Tensor:
+        """The projection [U_1ᵀ; …; U_Kᵀ] (C, C) in use."""
+        W = self.qkv.weight
+        return torch.linalg.qr(W.unflatten(0, (self.num_heads, -1)).mT).Q.mT.flatten(0, 1) if self.orthonormal else W
+
     def project(self, x: Tensor) -> Tensor:
         """w (B, K, N, p), a view of the projection's output."""
         if x.ndim != 3 or x.shape[-1] != self.dim or x.shape[1] == 0 or not x.is_floating_point():
             raise ValueError(f"expected x (B, N >= 1, {self.dim}) of a floating dtype, got {tuple(x.shape)} {x.dtype}")
-        return self.qkv(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        w = nn.functional.linear(x, self.bases(), self.qkv.bias) if self.orthonormal else self.qkv(x)
+        return w.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         w = self.project(x)                                                     # (B, K, N, p)
         Pi, _, D = self._statistics(w)
         y = -w * (Pi[..., None] * self.attn_drop(D)[..., None, :]).to(w.dtype)  # (B, K, N, p)
         y = y.transpose(1, 2).flatten(2)                                        # (B, N, C), no copy
-        return self.to_out(y @ self.qkv.weight.to(y.dtype) if self.tied else y)
+        return self.to_out(y @ self.bases().to(y.dtype) if self.tied else y)
 
     def statistics(self, x: Tensor) -> Statistics:
         """Memberships, second moments and gates for the input x (B, N, dim)."""
@@ -167,8 +177,9 @@ class TSSA(nn.Module):
 
     def _statistics(self, w: Tensor) -> Statistics:
         Pi = memberships(w, self.temp, self.normalize)                          # (B, K, N)
-        s = second_moments(w, Pi)                                               # (B, K, p)
-        return Statistics(Pi, s, gates(s))
+        Pi = Pi.detach() if self.detach_memberships else Pi
+        s = second_moments(w, Pi, self.mass)                                    # (B, K, p)
+        return Statistics(Pi, s, gates(s, self.c))
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}, num_heads={self.num_heads}, normalize={self.normalize!r}, tied={self.tied}"
