@@ -1,0 +1,284 @@
+"""TSSA inside Ultralytics YOLO11: the block, its registration, and weights carried over.
+
+Lesson 10 opens the slot where YOLO11 has softmax attention (`C2PSA`, at stride 32); `C2TSSA` is the
+same block with Token Statistics Self-Attention in it (Wu et al. 2024; lesson 7). Importing this
+module registers it, so that `YOLO("yolo11n-tssa.yaml")` and every verb after it work; nothing of the
+installed package is edited or copied. Ultralytics is AGPL-3.0, hence so is this project.
+
+It also makes Ultralytics quiet: its settings go to this project's data folder, and there is no
+telemetry, version check, package installation or font download. Environment variables that are
+already set win (`YOLO_CONFIG_DIR`, `YOLO_OFFLINE`, `YOLO_AUTOINSTALL`). Data sets and weights asked
+for by name are still downloaded.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import torch  # before ultralytics, which else holds torch to one thread
+from torch import Tensor, nn
+
+from tssa_lib.scenes import data_dir
+from tssa_lib.tssa import TSSA
+
+SCALES = "nsmlx"
+
+
+def _make_quiet() -> None:
+    """Settings and a font for Ultralytics, in a folder of ours, before it is first imported."""
+    os.environ.setdefault("YOLO_OFFLINE", "True")  # no telemetry, no version check
+    os.environ.setdefault("YOLO_AUTOINSTALL", "False")  # no pip behind one's back
+    home = Path(os.environ.setdefault("YOLO_CONFIG_DIR", str(data_dir() / "ultralytics")))
+    folder = home.expanduser() / "Ultralytics"
+    settings = folder / "settings.json"
+    fonts = [folder / name for name in ("Arial.ttf", "Arial.Unicode.ttf")]  # it would download these
+    if all(file.exists() for file in (settings, *fonts)):
+        return
+    from matplotlib import get_data_path
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for font in fonts:
+        if not font.exists():
+            shutil.copy(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), font)
+    if not settings.exists():
+        places = {f"{kind}_dir": str(data_dir() / kind) for kind in ("datasets", "weights", "runs")}
+        partial = folder / f"settings.{os.getpid()}.tmp"
+        partial.write_text(json.dumps({"settings_version": "0.0.8", **places, "sync": False}))
+        partial.replace(settings)
+
+
+_make_quiet()
+
+import ultralytics.engine.model as engine  # noqa: E402
+from ultralytics import YOLO  # noqa: E402
+from ultralytics.nn import tasks  # noqa: E402
+from ultralytics.nn.modules import C2PSA, Conv  # noqa: E402
+from ultralytics.utils import LOGGER  # noqa: E402
+from ultralytics.utils.callbacks.base import default_callbacks  # noqa: E402
+
+
+# --- the block --------------------------------------------------------------------------------
+
+
+class TSSAttention(TSSA):
+    """TSSA over a feature map, (B, C, H, W) to the same: the twin of Ultralytics' `Attention`.
+
+    The tokens are the N = H·W places of the map. As in `Attention`, the projections are 1x1
+    convolutions with batch norm, and a depthwise 3x3 convolution of the projected map, `pe`, adds
+    position; one projection `qkv` (the values) takes the place of queries, keys and values.
+
+    `ValueError` when num_heads doesn't divide dim, or normalize is unknown.
+
+    >>> TSSAttention(32, num_heads=2).eval()(torch.zeros(1, 32, 4, 6)).shape
+    torch.Size([1, 32, 4, 6])
+    """
+
+    def __init__(self, dim: int, num_heads: int = 8, normalize: str = "tokens", temp: float = 1.0):
+        super().__init__(dim, num_heads, normalize=normalize, temp=temp)
+        del self.to_out  # `proj`, under its name in YOLO11, takes its place
+        self.qkv = Conv(dim, dim, 1, act=False)
+        self.proj = Conv(dim, dim, 1, act=False)
+        self.pe = Conv(dim, dim, 3, 1, g=dim, act=False)
+
+    def project(self, x: Tensor) -> Tensor:
+        """The projected tokens w (B, K, N, p), a view of the projected map."""
+        return self._tokens(self.qkv(x))
+
+    def _tokens(self, v: Tensor) -> Tensor:
+        return v.flatten(2).unflatten(1, (self.num_heads, -1)).mT  # (B, K, N, p)
+
+    def forward(self, x: Tensor) -> Tensor:
+        v = self.qkv(x)  # (B, C, H, W)
+        w = self._tokens(v)  # (B, K, N, p)
+        Pi, _, D = self._statistics(w)  # (B, K, N), (B, K, p)
+        y = -w * (Pi[..., None] * D[..., None, :]).to(w.dtype)  # (B, K, N, p)
+        return self.proj(y.mT.reshape(v.shape) + self.pe(v))  # (B, C, H, W)
+
+
+class C2TSSA(C2PSA):
+    """`C2PSA` with TSSA in place of softmax attention; half of the channels pass through it.
+
+    c1 = c2 channels, n blocks, e the share of channels that the blocks see, head_width the width
+    of a head (one head when fewer channels are there), normalize and temp as in `TSSA`.
+    `ValueError` for channels that don't agree, or that heads of this width don't divide.
+
+    >>> C2TSSA(256, 256).eval()(torch.zeros(1, 256, 4, 4)).shape
+    torch.Size([1, 256, 4, 4])
+    """
+
+    def __init__(self, c1: int, c2: int, n: int = 1, e: float = 0.5, head_width: int = 64,
+                 normalize: str = "tokens", temp: float = 1.0):  # fmt: skip
+        if c1 != c2:
+            raise ValueError(f"expected as many output as input channels, got c1={c1}, c2={c2}")
+        super().__init__(c1, c2, n, e)
+        for block in self.m:
+            block.attn = TSSAttention(self.c, max(self.c // head_width, 1), normalize, temp)
+
+
+# --- registration -----------------------------------------------------------------------------
+
+
+def _with_c2tssa(parse):
+    """Ultralytics' `parse_model`, taught one more block name.
+
+    The stock parser sees the rows of `C2TSSA` as `C2PSA`, whose first two arguments are the same,
+    and so gives them their channels, width and repeats; then the built blocks are swapped. It is a
+    wrapper because `train`, `resume` and loading rebuild the model through the same function.
+    """
+
+    @functools.wraps(parse)
+    def parse_model(d, ch, verbose=True):
+        rows = [*d["backbone"], *d["head"]]
+        ours = {i: args for i, (_, _, name, args) in enumerate(rows) if name == "C2TSSA"}
+        if not ours:
+            return parse(d, ch, verbose)
+        rows = [[f, n, "C2PSA", args[:2]] if i in ours else [f, n, name, args]
+                for i, (f, n, name, args) in enumerate(rows)]  # fmt: skip
+        cut = len(d["backbone"])
+        layers, save = parse({**d, "backbone": rows[:cut], "head": rows[cut:]}, ch, verbose)
+        for i, args in ours.items():
+            twin = layers[i]
+            channels = twin.cv2.conv.out_channels
+            with torch.random.fork_rng(devices=[]):  # nobody else's random draws shift
+                block = C2TSSA(channels, channels, len(twin.m), *args[1:])
+            _carry(block, twin)  # the same seed gives the same start as in the stock model
+            block.i, block.f, block.type = twin.i, twin.f, f"{C2TSSA.__module__}.C2TSSA"
+            block.np = sum(p.numel() for p in block.parameters())
+            layers[i] = block
+            if verbose:
+                LOGGER.info(f"row {i} is {block.type}{[channels, *args[1:]]}, {block.np:,} parameters")
+        return layers, save
+
+    return parse_model
+
+
+def _with_our_yaml(load):
+    """Ultralytics' `yaml_model_load`, taught where `yolo11n-tssa.yaml` and its scales lie."""
+
+    @functools.wraps(load)
+    def yaml_model_load(path):
+        name = re.fullmatch(r"yolo11([a-z]?)(-tssa[\w-]*)\.ya?ml", str(path))
+        if not name or Path(path).exists():
+            return load(path)
+        scale, variant = name.groups()
+        file = Path(__file__).with_name(f"yolo11{variant}.yaml")
+        if not file.exists():
+            return load(path)
+        if scale not in SCALES:  # "" stands for n
+            raise ValueError(f"expected a scale of {', '.join(SCALES)} after yolo11, got {scale!r} in {path}")
+        return {**load(file), "scale": scale or SCALES[0], "yaml_file": str(path)}
+
+    return yaml_model_load
+
+
+def _import_us(trainer) -> None:
+    """Nothing. Ultralytics ships callbacks to its multi-GPU workers by name, which imports this file."""
+
+
+def register() -> None:
+    """Make Ultralytics know `C2TSSA` and `yolo11[nsmlx]-tssa.yaml`; importing does it, twice is fine."""
+    if getattr(tasks.parse_model, "knows_c2tssa", False):
+        return
+    tasks.parse_model = _with_c2tssa(tasks.parse_model)
+    tasks.parse_model.knows_c2tssa = True
+    tasks.yaml_model_load = engine.yaml_model_load = _with_our_yaml(tasks.yaml_model_load)
+    default_callbacks["on_pretrain_routine_start"].append(_import_us)
+    torch.serialization.add_safe_globals([TSSAttention, C2TSSA])
+
+
+register()
+
+
+# --- weights carried over ---------------------------------------------------------------------
+
+
+class Carried(NamedTuple):
+    """What `load` found a place for: counts of the checkpoint's tensors (whole or in part) and parameters.
+
+    `fresh` names the parameters of our model that kept their initial values.
+    """
+
+    tensors: int
+    tensors_of: int
+    parameters: int
+    parameters_of: int
+    fresh: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return (
+            f"{self.tensors} of {self.tensors_of} tensors and {self.parameters:,} of {self.parameters_of:,} "
+            f"parameters of the checkpoint found a place; {len(self.fresh)} of the model's stay fresh"
+        )
+
+
+def load(model: YOLO, weights: str | Path | nn.Module) -> Carried:
+    """Carry over every weight that has a place in `model`, and say how many found one.
+
+    From a stock YOLO11, `C2PSA` gives its value rows to our single projection, and its output map,
+    positional convolution, feed-forward part and outer convolutions to their namesakes; queries and
+    keys have no place. `train` then goes on from these weights (it rebuilds the model, and would
+    drop weights set by hand). A detector so made is a starting point, not a finished one: the
+    attention's output is another function, so train it.
+
+    weights: a checkpoint's path, or a model. `ValueError` for a checkpoint of another architecture
+    or scale (less than half of its parameters would fit), `TypeError` for a file that isn't one.
+
+    >>> stock, ours = YOLO("yolo11n.yaml"), YOLO("yolo11n-tssa.yaml")
+    >>> load(ours, stock.model).fresh
+    ('model.10.m.0.attn.temp',)
+    """
+    source = weights if isinstance(weights, nn.Module) else tasks.load_checkpoint(weights)[0]
+    target = model.model
+    if not isinstance(target, tasks.BaseModel) or not isinstance(source, tasks.BaseModel):
+        raise ValueError(f"expected two Ultralytics models, got {type(target).__name__} and {type(source).__name__}")
+    fitted = copy.deepcopy(source).float()
+    for i, (ours, theirs) in enumerate(zip(target.model, fitted.model)):
+        if isinstance(ours, C2TSSA) and type(theirs) is C2PSA:
+            block = copy.deepcopy(ours)
+            if _carry(block, theirs):
+                for inner in block.m:
+                    del inner.attn.temp  # it has no counterpart: not counted, stays as it is in ours
+                fitted.model[i] = block
+
+    own = target.state_dict()
+    fits = {k: v for k, v in fitted.state_dict().items() if k in own and v.shape == own[k].shape}
+    learned = {k for k, _ in target.named_parameters()}
+    total = sum(p.numel() for p in source.parameters())
+    found = Carried(
+        len(fits), len(source.state_dict()), sum(v.numel() for k, v in fits.items() if k in learned), total,
+        tuple(sorted(learned - fits.keys())),
+    )  # fmt: skip
+    if found.parameters < total / 2:
+        raise ValueError(
+            f"expected a YOLO11 checkpoint of scale {target.yaml.get('scale')!r}, got {_name(source, weights)}: "
+            f"only {found.parameters:,} of its {total:,} parameters have a place"
+        )
+    model.load(fitted)
+    return found
+
+
+def _carry(ours: C2TSSA, theirs: C2PSA) -> bool:
+    """Put the weights of a stock block into ours, all but `temp`; False when sizes differ."""
+    state, own = theirs.state_dict(), ours.state_dict()
+    for j, stock in enumerate(inner.attn for inner in theirs.m):
+        width = 2 * stock.key_dim + stock.head_dim  # rows of one head: query, key, value
+        rows = torch.arange(stock.num_heads * width).view(stock.num_heads, width)
+        values = rows[:, 2 * stock.key_dim :].flatten()  # (C,), the value rows, head by head
+        for name in [n for n in state if n.startswith(f"m.{j}.attn.qkv.") and state[n].ndim]:
+            state[name] = state[name][values]
+    fits = {k: v.shape for k, v in state.items()} == {k: v.shape for k, v in own.items() if ".temp" not in k}
+    if fits:
+        ours.load_state_dict(state, strict=False)
+    return fits
+
+
+def _name(source: nn.Module, weights: str | Path | nn.Module) -> str:
+    named = Path(source.yaml["yaml_file"]).stem if source.yaml.get("yaml_file") else type(source).__name__
+    return named if isinstance(weights, nn.Module) else f"{named} from {Path(weights).name}"
