@@ -1,0 +1,176 @@
+"""Set up and start, on a machine that has only Python 3.10 or newer: the standard library is enough for this file.
+
+    python go.py lab [ARGS]        open JupyterLab on the lessons (ARGS go to jupyter lab, e.g. --no-browser)
+    python go.py test [ARGS]       run every test and every lesson (ARGS go to pytest; paths narrow the run)
+    python go.py notebooks [ARGS]  run the sources again and store the notebooks (ARGS go to notebooks/build.py)
+    python go.py setup             only set up
+
+Each makes .venv first; when nothing changed since the last start, that takes no time.
+"""
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+VENV = ROOT / ".venv"
+STAMP = VENV / "installed.txt"
+BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
+PYTHON = BIN / ("python.exe" if os.name == "nt" else "python")
+OLDEST = (3, 10)
+
+# Imports once, with messages shown here and not in a lesson: settings and font caches are written at the first import.
+FIRST_IMPORTS = """
+import shutil
+import matplotlib.font_manager as fonts
+import ultralytics, ultralytics.utils as u
+import sklearn.datasets, jupyterlab.labapp, nbclient, ipywidgets
+u.SETTINGS.update(sync=False)
+font = u.USER_CONFIG_DIR / "Arial.ttf"  # Ultralytics would look for this font on the network
+if not font.exists():
+    shutil.copy(fonts.findfont("DejaVu Sans"), font)
+"""
+
+
+def stop(message):
+    sys.exit("go.py: " + message)
+
+
+def call(*command, **options):
+    """Run a command and end with its status if it fails."""
+    status = subprocess.call([str(part) for part in command], cwd=str(ROOT), **options)
+    if status:
+        sys.exit(status)
+
+
+def newest_python():
+    """Go on under a Python that is new enough, if this one is too old and another is on the path."""
+    if sys.version_info >= OLDEST:
+        return
+    for minor in (13, 12, 11, 10):
+        other = shutil.which("python3.%d" % minor)
+        if other:
+            sys.exit(subprocess.call([other, str(ROOT / "go.py")] + sys.argv[1:]))
+    stop("expected Python %d.%d or newer, got %s (%s).\n  Get one from python.org or your system's packages, then: "
+         "python3.12 go.py %s" % (OLDEST + (sys.version.split()[0], sys.executable, " ".join(sys.argv[1:]))))
+
+
+def fingerprint():
+    """A hash of all that the environment is made from: pins, bounds, Python version, place."""
+    digest = hashlib.sha256()
+    for name in ("requirements.txt", "pyproject.toml", "go.py"):
+        digest.update((ROOT / name).read_bytes().replace(b"\r\n", b"\n"))
+    digest.update(("%d.%d %s" % (sys.version_info[0], sys.version_info[1], ROOT)).encode())
+    return digest.hexdigest()
+
+
+def same_python():
+    """Whether .venv exists, runs, and is of this Python's version."""
+    try:
+        version = subprocess.check_output([str(PYTHON), "-c", "import sys; print(sys.version_info[:2])"])
+    except (OSError, subprocess.CalledProcessError):
+        return False
+    return version.decode().strip() == str(sys.version_info[:2])
+
+
+def make_venv(uv):
+    if uv:
+        call(uv, "venv", "--quiet", "--clear", "--python", sys.executable, VENV)
+        return
+    try:
+        import ensurepip, venv  # noqa: F401, E401
+    except ImportError:
+        stop("expected Python's venv module, got none.\n  Debian and Ubuntu: sudo apt install python3-venv; "
+             "or install uv (docs.astral.sh/uv).")
+    call(sys.executable, "-m", "venv", "--clear", VENV)
+
+
+def setup():
+    """Make .venv as requirements.txt says; the stamp is written last, so an interrupted start is taken up again."""
+    want = fingerprint()
+    if STAMP.exists() and STAMP.read_text() == want and PYTHON.exists():
+        return
+    start, uv = time.time(), shutil.which("uv")
+
+    def step(number, what):
+        print("[%d/3, %3.0f s] %s" % (number, time.time() - start, what), flush=True)
+
+    step(1, "Python environment in .venv")
+    if STAMP.exists():
+        STAMP.unlink()
+    if not same_python():
+        make_venv(uv)
+    step(2, "packages, with %s: about 6 GB, two to five minutes at first, seconds later" % ("uv" if uv else "pip"))
+    what = ["-r", "requirements.txt", "-e", ".[lessons,test]"]
+    if uv:
+        call(uv, "pip", "install", "--python", PYTHON, *what)
+    else:
+        call(PYTHON, "-m", "pip", "install", "--disable-pip-version-check", *what)
+    step(3, "first imports")
+    call(PYTHON, "-c", FIRST_IMPORTS)
+    no_news = {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False}}
+    overrides = VENV / "share" / "jupyter" / "lab" / "settings" / "overrides.json"
+    overrides.parent.mkdir(parents=True, exist_ok=True)
+    overrides.write_text(json.dumps(no_news))
+    STAMP.write_text(want)
+    print("set up in %.0f s" % (time.time() - start), flush=True)
+
+
+def quiet():
+    """Ultralytics keeps its settings in the project and stays off the network; jupyter finds .venv's kernel."""
+    os.environ.setdefault("YOLO_CONFIG_DIR", str(ROOT / ".cache" / "ultralytics"))
+    os.environ.setdefault("YOLO_OFFLINE", "true")
+    os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")
+    os.environ["PATH"] = str(BIN) + os.pathsep + os.environ.get("PATH", "")
+    os.environ.pop("PYTHONPATH", None)
+
+
+def become(*command):
+    """Give the terminal, Ctrl-C included, to a program of .venv."""
+    command = [str(part) for part in (PYTHON,) + command]
+    os.chdir(str(ROOT))
+    if os.name == "nt":
+        call(*command)
+    else:
+        os.execv(command[0], command)
+
+
+def lab(args):
+    if hasattr(os, "geteuid") and os.geteuid() == 0:  # in a container
+        args = ["--allow-root"] + args
+    call(PYTHON, "-m", "jupyter", "trust", *sorted((ROOT / "notebooks").glob("*.ipynb")),
+         stdout=subprocess.DEVNULL)  # the stored interactive views answer at once
+    become("-m", "jupyterlab", "--ServerApp.root_dir=" + str(ROOT), "notebooks/00_start_here.ipynb", *args)
+
+
+def test(args):
+    """The tests of the library, then every lesson: each cell runs, and must say what the stored notebook says."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(min(4, os.cpu_count() or 1)))
+    places = [] if any((ROOT / arg.split("::")[0]).exists() for arg in args) else ["tests", "notebooks"]
+    become("-m", "pytest", *places, "--nbval", "--nbval-current-env", "--nbval-cell-timeout=300",
+           "--nbval-sanitize-with", "notebooks/nbval_sanitize.cfg", "--durations=15", *args)
+
+
+def notebooks(args):
+    become("notebooks/build.py", *args)
+
+
+def main():
+    verbs = {"lab": lab, "test": test, "notebooks": notebooks, "setup": lambda args: None}
+    if len(sys.argv) < 2 or sys.argv[1] not in verbs:
+        stop("expected one of %s, got %r\n%s" % (", ".join(verbs), sys.argv[1:], __doc__))
+    newest_python()
+    quiet()
+    try:
+        setup()
+        verbs[sys.argv[1]](sys.argv[2:])
+    except KeyboardInterrupt:
+        stop("interrupted; the next start goes on from there")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,295 @@
+"""The set-up: pins, bounds and conda file in step, go.py's stamp and messages, the doctor, the notebook builder."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from packaging.requirements import Requirement
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import build
+import go
+from tssa_lib import doctor
+
+ROOT = Path(__file__).resolve().parents[1]
+PYTHONS = ["3.10", "3.11", "3.12", "3.13"]
+
+
+def requirements(lines):
+    return [Requirement(line) for line in lines if line.strip() and not line.startswith("#")]
+
+
+def pins(python="3.12", platform="linux"):
+    """name -> version that requirements.txt chooses for a Python and a platform; one pin a name."""
+    chosen = {}
+    for pin in requirements((ROOT / "requirements.txt").read_text().splitlines()):
+        if pin.marker is None or pin.marker.evaluate({"python_version": python, "sys_platform": platform}):
+            (specifier,) = pin.specifier
+            assert specifier.operator == "==" and pin.name not in chosen, f"two pins, or none, for {pin}"
+            chosen[pin.name] = specifier.version
+    return chosen
+
+
+def bounds(python):
+    """The requirements of pyproject.toml, extras included, that hold for a Python."""
+    text = (ROOT / "pyproject.toml").read_text()
+    lists = re.findall(r"^(?:dependencies|lessons|test) = \[\n(.*?)^\]", text, re.DOTALL | re.MULTILINE)
+    assert len(lists) == 3
+    found = requirements(re.findall(r'^    "(.*)",$', "".join(lists), re.MULTILINE))
+    return [bound for bound in found if bound.marker is None or bound.marker.evaluate({"python_version": python})]
+
+
+@pytest.mark.parametrize("platform", ["linux", "darwin", "win32"])
+@pytest.mark.parametrize("python", PYTHONS)
+def test_pins_lie_within_the_bounds(python, platform):
+    pinned = pins(python, platform)
+    assert {bound.name for bound in bounds(python)} == set(pinned)
+    for bound in bounds(python):
+        assert bound.specifier.contains(pinned[bound.name]), f"{bound} excludes the pin {pinned[bound.name]}"
+
+
+def test_conda_file_has_the_same_pins():
+    text = (ROOT / "environment.yml").read_text()
+    python = re.search(r"- python=(\S+)", text)[1]
+    assert python in PYTHONS
+    in_file = dict(re.findall(r"^      - (\S+)==(\S+)$", text, re.MULTILINE))
+    assert in_file == pins(python)
+    assert re.findall(r"^  - (\S+)$", text, re.MULTILINE)[:2] == ["conda-forge", "nodefaults"]
+
+
+def test_requirements_name_no_host():
+    for name in ("requirements.txt", "pyproject.toml", "environment.yml"):
+        assert not re.search(r"https?:|--(extra-)?index|find-links|file:", (ROOT / name).read_text()), name
+
+
+IMPORT_NAMES = {"pillow": "PIL", "scikit-learn": "sklearn"}
+COMES_WITH = {"IPython": "ipykernel", "jupyter_client": "ipykernel", "yaml": "ultralytics", "cv2": "ultralytics",
+              "scipy": "scikit-learn"}
+
+
+def test_every_import_is_declared_and_every_requirement_used():
+    imported, text = set(), (ROOT / "go.py").read_text()
+    for folder in ("tssa_lib", "notebooks", "tests"):
+        for path in (ROOT / folder).rglob("*.py"):
+            text += path.read_text(encoding="utf-8")
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Import):
+                    imported |= {alias.name.split(".")[0] for alias in node.names}
+                elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                    imported.add(node.module.split(".")[0])
+    declared = {IMPORT_NAMES.get(name, name) for name in pins()}
+    ours = {path.stem for folder in ("notebooks", "tests", ".") for path in (ROOT / folder).glob("*.py")} | {"tssa_lib"}
+    missing = imported - declared - set(sys.stdlib_module_names) - ours
+    assert all(COMES_WITH.get(name) in pins() for name in missing), f"imported, not in requirements.txt: {missing}"
+    unused = {name for name in declared if not re.search(rf"\b{name}\b", text)}
+    assert not unused, f"in requirements.txt, not used: {unused}"
+
+
+def test_oldest_python_is_the_same_everywhere():
+    assert f'requires-python = ">={go.OLDEST[0]}.{go.OLDEST[1]}"' in (ROOT / "pyproject.toml").read_text()
+
+
+# ---- go.py ------------------------------------------------------------------------------------------
+def test_go_needs_the_standard_library_only():
+    code = "import sys; sys.path.insert(0, '.'); import go; print(sorted(m.split('.')[0] for m in sys.modules))"
+    loaded = subprocess.check_output([sys.executable, "-I", "-c", code], cwd=ROOT, text=True)
+    outside = set(eval(loaded)) - set(sys.stdlib_module_names) - {"go", "__main__"}
+    assert not {name for name in outside if not name.startswith(("_", "sitecustomize"))}
+
+
+def test_go_names_its_verbs_when_it_gets_another():
+    done = subprocess.run([sys.executable, "go.py", "lav"], cwd=ROOT, text=True, capture_output=True)
+    assert done.returncode == 1
+    assert "expected one of lab, test, notebooks, setup, got ['lav']" in done.stderr
+
+
+def test_go_refuses_an_old_python(monkeypatch):
+    monkeypatch.setattr(go, "OLDEST", (99, 0))
+    monkeypatch.setattr(go.shutil, "which", lambda name: None)
+    with pytest.raises(SystemExit, match="expected Python 99.0 or newer, got"):
+        go.newest_python()
+
+
+def test_go_says_how_to_get_the_venv_module(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ensurepip", None)
+    with pytest.raises(SystemExit, match="python3-venv"):
+        go.make_venv(uv=None)
+
+
+@pytest.fixture
+def bare(tmp_path, monkeypatch):
+    """A project with the set-up files only, and a list of the commands that go.py would run there."""
+    for name in ("requirements.txt", "pyproject.toml", "go.py"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    monkeypatch.setattr(go, "ROOT", tmp_path)
+    monkeypatch.setattr(go, "VENV", tmp_path / ".venv")
+    monkeypatch.setattr(go, "STAMP", tmp_path / ".venv" / "installed.txt")
+    monkeypatch.setattr(go, "PYTHON", tmp_path / ".venv" / "python")
+    monkeypatch.setattr(go, "same_python", lambda: (tmp_path / ".venv" / "python").exists())
+    ran = []
+
+    def call(*command, **_):
+        ran.append(" ".join(map(str, command)))
+        if "venv" in ran[-1]:
+            (tmp_path / ".venv").mkdir(exist_ok=True)
+            (tmp_path / ".venv" / "python").touch()
+
+    monkeypatch.setattr(go, "call", call)
+    return tmp_path, ran
+
+
+def test_second_start_installs_nothing_and_a_changed_pin_does(bare):
+    root, ran = bare
+    go.setup()
+    assert any("requirements.txt" in command for command in ran)
+    ran.clear()
+    go.setup()
+    assert ran == []
+    (root / "requirements.txt").write_text("numpy==2.4.5\n")
+    go.setup()
+    assert any("requirements.txt" in command for command in ran)
+
+
+def test_interrupted_install_is_taken_up_again(bare, monkeypatch):
+    root, ran = bare
+    recorded = go.call
+
+    def interrupted(*command, **options):
+        recorded(*command, **options)
+        if "requirements.txt" in command:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(go, "call", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        go.setup()
+    assert not go.STAMP.exists()
+    monkeypatch.setattr(go, "call", recorded)
+    ran.clear()
+    go.setup()
+    assert go.STAMP.exists() and any("requirements.txt" in command for command in ran)
+
+
+# ---- the doctor -------------------------------------------------------------------------------------
+def test_doctor_finds_this_environment_fit(capsys):
+    assert doctor.main() == 0, capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "FAIL" not in shown
+    assert {bound.name for bound in bounds("%d.%d" % sys.version_info[:2])} <= set(re.findall(r"^OK +(\S+):", shown, re.M))
+
+
+def test_doctor_fails_with_the_mend(monkeypatch, capsys):
+    version = doctor.importlib.metadata.version
+    monkeypatch.setattr(doctor.importlib.metadata, "version",
+                        lambda name: "1.13.0" if name == "torch" else version(name))
+    monkeypatch.setenv("YOLO_OFFLINE", "false")
+    monkeypatch.setenv("OMP_NUM_THREADS", "100000")
+    assert doctor.main() == 1
+    shown = capsys.readouterr().out
+    assert re.search(r"FAIL  torch: ValueError: expected torch\S+, got 1.13.0\n      mend: run `make setup`", shown)
+    assert "FAIL  off-line: ValueError: expected YOLO_OFFLINE=true, got 'false'" in shown
+    assert "FAIL  threads: ValueError: expected OMP_NUM_THREADS of at most" in shown
+    doctor.report()
+    assert capsys.readouterr().out.count("FAIL") == 3
+
+
+def test_doctor_survives_a_missing_installation(monkeypatch, capsys):
+    def missing(name):
+        raise doctor.importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(doctor.importlib.metadata, "version", missing)
+    assert doctor.main() == 1
+    assert "FAIL  tssa_lib: PackageNotFoundError" in capsys.readouterr().out
+
+
+def test_library_is_quiet_when_jupyter_is_started_by_hand():
+    code = "import os, tssa_lib, sys; print(os.environ['YOLO_OFFLINE'], 'ultralytics' in sys.modules)"
+    bare = {"PATH": "", "SYSTEMROOT": "", "HOME": "/nonexistent"}
+    assert subprocess.check_output([sys.executable, "-c", code], env=bare, text=True).split() == ["true", "False"]
+
+
+# ---- the notebook builder ---------------------------------------------------------------------------
+SOURCE = """# %% [markdown]
+# # Two cells
+
+# %%
+import sys
+print("one"); print("warned", file=sys.stderr); print("two")
+
+# %% tags=["raises-exception"] collapsed=true
+raise ValueError("expected 1, got 2")
+"""
+
+
+@pytest.fixture
+def lesson(tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "HERE", tmp_path)
+    (tmp_path / "src").mkdir()
+    source = tmp_path / "src" / "00_two.py"
+    source.write_text(SOURCE)
+    return source, tmp_path / "00_two.ipynb"
+
+
+def test_build_is_byte_stable_and_check_sees_an_edit(lesson, monkeypatch, capsys):
+    source, target = lesson
+    monkeypatch.setattr(sys, "argv", ["build.py"])
+    assert build.main() == 0
+    first = target.read_bytes()
+    assert build.main() == 0 and target.read_bytes() == first
+    stored = nbformat.reads(first.decode(), as_version=4)
+    assert [cell.metadata for cell in stored.cells] == [{}, {}, {"tags": ["raises-exception"]}]
+    assert [output.text for output in stored.cells[1].outputs] == ["one\ntwo\n", "warned\n"]
+    assert stored.cells[2].outputs[0].traceback == ["ValueError: expected 1, got 2"]
+    assert set(stored.metadata) == {"kernelspec", "language_info"} and "version" not in stored.metadata.language_info
+    monkeypatch.setattr(sys, "argv", ["build.py", "--check"])
+    assert build.main() == 0
+    source.write_text(SOURCE.replace("two", "three"))
+    assert build.main() == 1 and "cell 2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("code, said", [
+    ("1/0", "ZeroDivisionError"), ("import os; print(os.getcwd())", "private text"),
+    ("print('/home/reader/a.png')", "private text")])
+def test_build_stores_no_error_and_no_path(lesson, monkeypatch, capsys, code, said):
+    source, target = lesson
+    source.write_text(f"# %%\n{code}\n")
+    monkeypatch.setattr(sys, "argv", ["build.py"])
+    assert build.main() == 1
+    assert said in capsys.readouterr().out and not target.exists()
+
+
+def test_build_stops_a_cell_that_takes_too_long(lesson, monkeypatch, capsys):
+    source, _ = lesson
+    source.write_text("# %%\nimport time; time.sleep(60)\n")
+    monkeypatch.setattr(sys, "argv", ["build.py", "--timeout", "2"])
+    assert build.main() == 1
+    assert "timed out" in capsys.readouterr().out
+
+
+def test_sanitiser_hides_times_and_nothing_else():
+    import configparser
+
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.read(ROOT / "notebooks" / "nbval_sanitize.cfg")
+    pairs = [(parser[name]["regex"], parser[name]["replace"]) for name in parser.sections()]
+
+    def clean(text):
+        for pattern, replacement in pairs:
+            text = re.sub(pattern, replacement, text)
+        return text
+
+    assert clean("trained in 12.5 s, 3e-2 ms a step") == clean("trained in 9 s, 1.5e-03 ms a step")
+    assert clean("largest error 6e-17 ≤ 1e-10") == clean("largest error 0e+00 ≤ 1e-10")
+    for text in ("mAP50 0.91", "128 pixels", "2 groups of 5 tokens", "R = 3.2 nats, s = 4", "2.58 M parameters"):
+        assert clean(text) == text
+
+
+def test_notebook_json_has_one_trailing_newline():
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        text = path.read_text(encoding="utf-8")
+        json.loads(text)
+        assert text.endswith("}\n") and "\r" not in text, path.name
