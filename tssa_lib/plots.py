@@ -13,6 +13,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import EllipseCollection
 from matplotlib.figure import Figure
 
 COLORS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000"]
@@ -56,9 +57,10 @@ def lines(x: Any, series: Mapping[str, Any], *, title: str, xlabel: str, ylabel:
 
 def points(xy: Any, groups: Any = None, *, title: str, xlabel: str = "coordinate 1", ylabel: str = "coordinate 2",
            directions: Any = None, ellipses: Mapping[str, Any] = {}, names: Sequence[str] = (), equal: bool = True,
-           ax: Axes | None = None) -> Figure:
+           arrows: Any = None, discs: tuple[Any, float] | None = None, ax: Axes | None = None) -> Figure:
     """Tokens (N, 2) in the plane, coloured by group; `directions` (K, 2) as lines through the origin,
-    `ellipses` as the one-sigma curve of a 2 × 2 second moment each, `names` written beside the tokens."""
+    `ellipses` as the one-sigma curve of a 2 × 2 second moment each, `names` written beside the tokens,
+    `arrows` (N, 2) from each token, `discs` as (centres (M, 2), radius)."""
     ax, xy = _axes(ax, title, xlabel, ylabel), _np(xy)
     groups = np.zeros(len(xy), int) if groups is None else _np(groups)
     for k in np.unique(groups):
@@ -71,6 +73,13 @@ def points(xy: Any, groups: Any = None, *, title: str, xlabel: str = "coordinate
     for i, (label, S) in enumerate(ellipses.items()):
         lam, V = np.linalg.eigh(_np(S))
         ax.plot(*(V @ (np.sqrt(lam.clip(0))[:, None] * circle)), DASHES[i % 4], color=COLORS[-1 - i], label=label)
+    if arrows is not None:
+        ax.quiver(*xy.T, *_np(arrows).T, angles="xy", scale_units="xy", scale=1, width=0.006, color="0.3", zorder=2)
+        ax.update_datalim(xy + 1.1 * _np(arrows))
+    if discs is not None:
+        ax.add_collection(EllipseCollection(*[2 * discs[1]] * 2, 0, units="xy", offsets=_np(discs[0]),
+                                            transOffset=ax.transData, facecolor="#56B4E933", edgecolor=COLORS[4]))
+        ax.update_datalim(np.vstack([_np(discs[0]) + discs[1], _np(discs[0]) - discs[1]]))
     for name, (px, py) in zip(names, xy):
         ax.annotate(name, (px, py), xytext=(5, 4), textcoords="offset points", fontsize=9)
     ax.axhline(0, color="0.8", zorder=0), ax.axvline(0, color="0.8", zorder=0)
@@ -165,3 +174,38 @@ def simplex(Pi: Any, groups: Any = None, *, title: str, names: Sequence[str] = (
     ax.set(title=title, xlim=(-0.2, 1.2), ylim=(-0.25, 1.1 if len(Pi) > 2 else 0.5))
     ax.set_axis_off()
     return ax.figure
+
+
+# ---- one call from a picture: what a model's TSSA sees in it ----------------------------------------------
+def memberships(model: Any, image: Any, *, layer: int = -1, size: int | tuple[int, int] = 320) -> Figure:
+    """The K membership maps of a model's TSSA over a picture, on one scale, and each token's most likely group.
+
+    `model` and `image` as in `observe.look`; `layer` counts the TSSA layers in the order in which they run.
+    """
+    from tssa_lib.observe import look
+
+    picture, seen = look(model, image, size)
+    o = seen[layer]
+    if o.grid is None:
+        raise ValueError(f"expected tokens that come from a map, got {o.Pi.shape[-1]} tokens of {o.name} that fit none")
+    maps = _np(o.Pi[0].float()).reshape(-1, *o.grid)
+    titles = ["picture", "most likely head"] + [f"head {k + 1}" for k in range(len(maps))]
+    fig = pictures([picture, group_map(maps.argmax(0)), *maps], titles, columns=min(len(titles), 6), unit="membership Π")
+    for ax in fig.axes[1:len(titles)]:  # the maps in the picture's proportions, whatever the grid's
+        ax.set_aspect(picture.shape[0] / picture.shape[1] * o.grid[1] / o.grid[0])
+    fig.suptitle(f"{o.name}: {o.grid[0]}×{o.grid[1]} tokens, entropy of Π {o.entropy.item():.3f} (0 hard, 1 uniform)", fontsize=10)
+    return fig
+
+
+def gate_maps(model: Any, image: Any, *, size: int | tuple[int, int] = 320) -> Figure:
+    """The gates D = 1/(1 + s) of every TSSA in a model for one picture: a row a layer and head, a column a coordinate."""
+    from tssa_lib.observe import look
+
+    _, seen = look(model, image, size)
+    axes = row(1, 6.4, 0.5 + 0.22 * sum(o.gates.shape[1] for o in seen) + 1)
+    D = np.concatenate([np.pad(_np(o.gates[0].float()), ((0, 0), (0, max(s.gates.shape[2] for s in seen) - o.gates.shape[2])),
+                               constant_values=np.nan) for o in seen])
+    fig = heat(D, title="Gates D by layer and head", xlabel="coordinate of the head", ylabel="layer.head", unit="D", vmin=0, vmax=1, ax=axes[0])
+    names = [f"{i + 1}.{k + 1}" for i, o in enumerate(seen) for k in range(o.gates.shape[1])]
+    axes[0].set_yticks(range(len(names)), names, fontsize=7)
+    return fig
