@@ -56,7 +56,7 @@ def _group_size(Pi: Tensor) -> Tensor:
 def second_moment(x: Tensor, Pi: Tensor | None = None) -> Tensor:
     """Second moment of the tokens (no centring), or of each group when memberships are given.
 
-    S = ZZᵀ/n, or S_k = Z Diag(π_k) Zᵀ/n_k (lesson 1, eq. 1.2; lesson 2, eq. 2.1).
+    S = ZZᵀ/n, or S_k = Z Diag(π_k) Zᵀ/n_k (lesson 1, eq. 1.1; lesson 2, eq. 2.1).
     Returns (…, d, d), or (…, K, d, d).
 
     >>> second_moment(torch.eye(2))
@@ -72,7 +72,7 @@ def second_moment(x: Tensor, Pi: Tensor | None = None) -> Tensor:
 def coding_rate(x: Tensor, eps2: float) -> Tensor:
     """Coding rate R(Z) in nats: the rate of a Gaussian code for the tokens up to precision ε².
 
-    R = ½ logdet(I + c ZZᵀ/n), c = d/ε² (lesson 1, eq. 1.3; Ma et al. 2007). Uses the smaller of the
+    R = ½ logdet(I + c ZZᵀ/n), c = d/ε² (lesson 1, eq. 1.5; Ma et al. 2007). Uses the smaller of the
     d × d and the N × N form. x (…, N, d) → (…). ValueError on NaN, no tokens or eps2 <= 0.
 
     >>> round(coding_rate(torch.eye(2), 0.5).item(), 4)     # = ln 3
@@ -85,7 +85,7 @@ def coding_rate(x: Tensor, eps2: float) -> Tensor:
 
 
 def coding_rate_grad(x: Tensor, eps2: float) -> Tensor:
-    """Gradient of the coding rate: α (I + α ZZᵀ)⁻¹ Z, α = d/(nε²) (lesson 1, eq. 1.9). (…, N, d)."""
+    """Gradient of the coding rate: α (I + α ZZᵀ)⁻¹ Z, α = d/(nε²) (lesson 1, eq. 1.16). (…, N, d)."""
     _check(x, eps2)
     N, d = x.shape[-2:]
     alpha, eye = d / (N * eps2), torch.eye(d, dtype=x.dtype, device=x.device)
@@ -174,7 +174,7 @@ def variational_rate(x: Tensor, Pi: Tensor, U: Tensor, eps2: float, *, corrected
 
     ½ Σ_k (n_k/n) Σ_i f(s_ki), f(x) = ln(1 + c x) (lesson 5, eq. 5.1; Wu et al. 2024). For p = d an upper
     bound of R_c; for p < d only of the projected rate. `corrected=True` adds (d − p) f(ρ_k) for the
-    directions off U_k and bounds R_c for every p (lesson 4, eq. 4.14).
+    directions off U_k and bounds R_c for every p (lesson 4, eq. 4.27).
     x (…, N, d), Pi (…, K, N), U (K, d, p) → (…).
 
     >>> x, Pi, U = torch.eye(2), torch.ones(1, 2), torch.eye(2)[None]
@@ -194,7 +194,7 @@ def variational_rate(x: Tensor, Pi: Tensor, U: Tensor, eps2: float, *, corrected
 def variational_rate_grad(x: Tensor, Pi: Tensor, U: Tensor, eps2: float, *, corrected: bool = False) -> Tensor:
     """Gradient of R_c^var with Π held fixed: (1/n) Σ_k U_k D_k U_kᵀ Z Diag(π_k) (lesson 5, eq. 5.3).
 
-    D_k = Diag f'(s_k), f'(s) = c/(1 + c s). `corrected=True` adds f'(ρ_k)(I − U_kU_kᵀ)z (lesson 4, eq. 4.14).
+    D_k = Diag f'(s_k), f'(s) = c/(1 + c s). `corrected=True` adds f'(ρ_k)(I − U_kU_kᵀ)z (lesson 4, eq. 4.28).
     """
     _check(x, eps2, Pi, U)
     N, d = x.shape[-2:]
