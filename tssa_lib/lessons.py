@@ -74,9 +74,9 @@ def check_below(label: str, lhs: Any, rhs: Any, what: str, *, equal: tuple[Any, 
           f"largest error {error:.0e} ≤ {tol:.0e} at equality")
 
 
-def agree(mine: Callable, library: Callable, *inputs: Any, tol: float = EXACT) -> None:
-    """Show that what the lesson built and what the library holds give the same result on `inputs`."""
-    left, right = _pair(library.__name__, mine(*inputs), library(*inputs))
+def agree(mine: Callable, library: Callable, *inputs: Any, tol: float = EXACT, **options: Any) -> None:
+    """Show that what the lesson built and what the library holds (called with `options`) agree on `inputs`."""
+    left, right = _pair(library.__name__, mine(*inputs), library(*inputs, **options))
     error = (left - right).abs().max().item() / max(1.0, right.abs().max().item())
     if error > tol:
         raise CheckFailed(f"this lesson's {mine.__name__} and {library.__module__}.{library.__name__} differ by {error:.2e}")

@@ -72,7 +72,7 @@ def points(xy: Any, groups: Any = None, *, title: str, xlabel: str = "coordinate
     circle = np.stack([np.cos(t := np.linspace(0, 2 * np.pi, 200)), np.sin(t)])
     for i, (label, S) in enumerate(ellipses.items()):
         lam, V = np.linalg.eigh(_np(S))
-        ax.plot(*(V @ (np.sqrt(lam.clip(0))[:, None] * circle)), DASHES[i % 4], color=COLORS[-1 - i], label=label)
+        ax.plot(*(V @ (np.sqrt(lam.clip(0))[:, None] * circle)), DASHES[i % 4], color=COLORS[[-1, 5, 3, 2][i % 4]], label=label, zorder=4)
     if arrows is not None:
         ax.quiver(*xy.T, *_np(arrows).T, angles="xy", scale_units="xy", scale=1, width=0.006, color="0.3", zorder=2)
         ax.update_datalim(xy + 1.1 * _np(arrows))
