@@ -19,6 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 STAMP = VENV / "installed.txt"
+UNFINISHED = ROOT / ".cache" / "setup-unfinished"
 BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
 PYTHON = BIN / ("python.exe" if os.name == "nt" else "python")
 OLDEST = (3, 10)
@@ -90,9 +91,13 @@ def make_venv(uv):
 
 
 def setup():
-    """Make .venv as requirements.txt says; the stamp is written last, so an interrupted start is taken up again."""
+    """Make .venv as requirements.txt says; the stamp is written last.
+
+    An interrupted install can leave half a package that pip and uv take for a whole one: then .venv is made afresh,
+    from the installer's cache.
+    """
     want = fingerprint()
-    if STAMP.exists() and STAMP.read_text() == want and PYTHON.exists():
+    if not UNFINISHED.exists() and STAMP.exists() and STAMP.read_text() == want and PYTHON.exists():
         return
     start, uv = time.time(), shutil.which("uv")
 
@@ -100,9 +105,10 @@ def setup():
         print("[%d/3, %3.0f s] %s" % (number, time.time() - start, what), flush=True)
 
     step(1, "Python environment in .venv")
-    if STAMP.exists():
-        STAMP.unlink()
-    if not same_python():
+    afresh = UNFINISHED.exists() or not same_python()
+    UNFINISHED.parent.mkdir(exist_ok=True)
+    UNFINISHED.touch()
+    if afresh:
         make_venv(uv)
     step(2, "packages, with %s: about 6 GB, two to five minutes at first, seconds later" % ("uv" if uv else "pip"))
     what = ["-r", "requirements.txt", "-e", ".[lessons,test]"]
@@ -117,6 +123,7 @@ def setup():
     overrides.parent.mkdir(parents=True, exist_ok=True)
     overrides.write_text(json.dumps(no_news))
     STAMP.write_text(want)
+    UNFINISHED.unlink()
     print("set up in %.0f s" % (time.time() - start), flush=True)
 
 

@@ -129,6 +129,7 @@ def bare(tmp_path, monkeypatch):
     monkeypatch.setattr(go, "ROOT", tmp_path)
     monkeypatch.setattr(go, "VENV", tmp_path / ".venv")
     monkeypatch.setattr(go, "STAMP", tmp_path / ".venv" / "installed.txt")
+    monkeypatch.setattr(go, "UNFINISHED", tmp_path / ".cache" / "setup-unfinished")
     monkeypatch.setattr(go, "PYTHON", tmp_path / ".venv" / "python")
     monkeypatch.setattr(go, "same_python", lambda: (tmp_path / ".venv" / "python").exists())
     ran = []
@@ -152,10 +153,10 @@ def test_second_start_installs_nothing_and_a_changed_pin_does(bare):
     assert ran == []
     (root / "requirements.txt").write_text("numpy==2.4.5\n")
     go.setup()
-    assert any("requirements.txt" in command for command in ran)
+    assert any("requirements.txt" in command for command in ran) and not any(" venv " in command for command in ran)
 
 
-def test_interrupted_install_is_taken_up_again(bare, monkeypatch):
+def test_interrupted_install_starts_afresh(bare, monkeypatch):
     root, ran = bare
     recorded = go.call
 
@@ -167,11 +168,13 @@ def test_interrupted_install_is_taken_up_again(bare, monkeypatch):
     monkeypatch.setattr(go, "call", interrupted)
     with pytest.raises(KeyboardInterrupt):
         go.setup()
-    assert not go.STAMP.exists()
     monkeypatch.setattr(go, "call", recorded)
     ran.clear()
     go.setup()
-    assert go.STAMP.exists() and any("requirements.txt" in command for command in ran)
+    assert go.STAMP.exists() and any(" venv " in command for command in ran), "half a package would stay"
+    ran.clear()
+    go.setup()
+    assert ran == []
 
 
 # ---- the doctor -------------------------------------------------------------------------------------
