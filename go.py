@@ -149,8 +149,9 @@ def become(*command):
 def lab(args):
     if hasattr(os, "geteuid") and os.geteuid() == 0:  # in a container
         args = ["--allow-root"] + args
-    call(PYTHON, "-m", "jupyter", "trust", *sorted((ROOT / "notebooks").glob("*.ipynb")),
-         stdout=subprocess.DEVNULL)  # the stored interactive views answer at once
+    lessons = [str(path) for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]
+    if lessons:  # trusted, the stored interactive views answer at once; without, after the first run
+        subprocess.call([str(PYTHON), "-m", "jupyter", "trust"] + lessons, stdout=subprocess.DEVNULL)
     become("-m", "jupyterlab", "--ServerApp.root_dir=" + str(ROOT), "notebooks/00_start_here.ipynb", *args)
 
 
