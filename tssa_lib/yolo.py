@@ -92,14 +92,14 @@ class TSSAttention(TSSA):
         return self._tokens(self.qkv(x))
 
     def _tokens(self, v: Tensor) -> Tensor:
-        return v.flatten(2).unflatten(1, (self.num_heads, -1)).mT  # (B, K, N, p)
+        return v.flatten(2).unflatten(1, (self.num_heads, -1)).transpose(-2, -1)  # (B, K, N, p)
 
     def forward(self, x: Tensor) -> Tensor:
         v = self.qkv(x)  # (B, C, H, W)
         w = self._tokens(v)  # (B, K, N, p)
         Pi, _, D = self._statistics(w)  # (B, K, N), (B, K, p)
         y = -w * (Pi[..., None] * D[..., None, :]).to(w.dtype)  # (B, K, N, p)
-        return self.proj(y.mT.reshape(v.shape) + self.pe(v))  # (B, C, H, W)
+        return self.proj(y.transpose(-2, -1).reshape(v.shape) + self.pe(v))  # (B, C, H, W)
 
 
 class C2TSSA(C2PSA):
