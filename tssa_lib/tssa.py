@@ -68,7 +68,7 @@ def tssa_update(x: Tensor, Pi: Tensor, U: Tensor, eps2: float, t: float = 1.0) -
 def largest_safe_gamma(Pi: Tensor, U: Tensor, D: Tensor) -> Tensor:
     """2/max_j ‖A_j‖, A_j = Σ_k π_jk U_k D_k U_kᵀ: any smaller γ in z + γ·TSSA(z) lowers R_c^var.
 
-    The step-size theorem (lesson 5, eq. 5.8). Pi (…, K, N), U (K, d, p), D (…, K, p) → (…).
+    The step-size theorem (lesson 5, eq. 5.11). Pi (…, K, N), U (K, d, p), D (…, K, p) → (…).
 
     >>> largest_safe_gamma(torch.ones(1, 5), torch.eye(2)[None], torch.ones(1, 2))
     tensor(2.)
