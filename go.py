@@ -69,25 +69,28 @@ def fingerprint():
     return digest.hexdigest()
 
 
-def same_python():
-    """Whether .venv exists, runs, and is of this Python's version."""
+def usable(uv):
+    """Whether .venv exists, runs, is of this Python's version, and has what installs into it."""
+    code = "import sys%s; print(sys.version_info[:2])" % ("" if uv else ", pip")
     try:
-        version = subprocess.check_output([str(PYTHON), "-c", "import sys; print(sys.version_info[:2])"])
+        version = subprocess.check_output([str(PYTHON), "-c", code], stderr=subprocess.DEVNULL)
     except (OSError, subprocess.CalledProcessError):
         return False
     return version.decode().strip() == str(sys.version_info[:2])
 
 
 def make_venv(uv):
+    if VENV.exists():
+        shutil.rmtree(str(VENV))
     if uv:
-        call(uv, "venv", "--quiet", "--clear", "--python", sys.executable, VENV)
+        call(uv, "venv", "--quiet", "--python", sys.executable, VENV)
         return
     try:
         import ensurepip, venv  # noqa: F401, E401
     except ImportError:
         stop("expected Python's venv module, got none.\n  Debian and Ubuntu: sudo apt install python3-venv; "
              "or install uv (docs.astral.sh/uv).")
-    call(sys.executable, "-m", "venv", "--clear", VENV)
+    call(sys.executable, "-m", "venv", VENV)
 
 
 def setup():
@@ -105,7 +108,7 @@ def setup():
         print("[%d/3, %3.0f s] %s" % (number, time.time() - start, what), flush=True)
 
     step(1, "Python environment in .venv")
-    afresh = UNFINISHED.exists() or not same_python()
+    afresh = UNFINISHED.exists() or not usable(uv)
     UNFINISHED.parent.mkdir(exist_ok=True)
     UNFINISHED.touch()
     if afresh:

@@ -115,7 +115,8 @@ def test_go_refuses_an_old_python(monkeypatch):
         go.newest_python()
 
 
-def test_go_says_how_to_get_the_venv_module(monkeypatch):
+def test_go_says_how_to_get_the_venv_module(monkeypatch, tmp_path):
+    monkeypatch.setattr(go, "VENV", tmp_path / ".venv")
     monkeypatch.setitem(sys.modules, "ensurepip", None)
     with pytest.raises(SystemExit, match="python3-venv"):
         go.make_venv(uv=None)
@@ -131,7 +132,7 @@ def bare(tmp_path, monkeypatch):
     monkeypatch.setattr(go, "STAMP", tmp_path / ".venv" / "installed.txt")
     monkeypatch.setattr(go, "UNFINISHED", tmp_path / ".cache" / "setup-unfinished")
     monkeypatch.setattr(go, "PYTHON", tmp_path / ".venv" / "python")
-    monkeypatch.setattr(go, "same_python", lambda: (tmp_path / ".venv" / "python").exists())
+    monkeypatch.setattr(go, "usable", lambda uv: (tmp_path / ".venv" / "python").exists())
     ran = []
 
     def call(*command, **_):
