@@ -139,7 +139,8 @@ def pictures(images: Sequence[Any], titles: Sequence[str], *, columns: int = 4, 
              vmin: float | None = None, vmax: float | None = None) -> Figure:
     """Images (H, W, 3) as they are and maps (H, W) on one shared scale, with a title each."""
     columns = min(columns, len(images))
-    axes = row(columns, size, size, rows=-(-len(images) // columns))
+    tall = max(_np(m).shape[0] / _np(m).shape[1] for m in images)
+    axes = row(columns, size, size * tall + 0.3, rows=-(-len(images) // columns))
     maps = [_np(m) for m in images if _np(m).ndim == 2]
     lo = vmin if vmin is not None else min((m.min() for m in maps), default=0)
     hi = vmax if vmax is not None else max((m.max() for m in maps), default=1)
