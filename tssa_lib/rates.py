@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 MEMBERSHIP_TOL = 1e-4  # rows of Pi come from float32 softmaxes too
+ORTHONORMAL_TOL = 1e-3  # of UᵀU, where the residual ‖z‖² − ‖U_kᵀz‖² is needed
 
 
 # ---- what every function expects ------------------------------------------------------------------
-def _check(x: Tensor, eps2: float, Pi: Tensor | None = None, U: Tensor | None = None) -> None:
+def _check(x: Tensor, eps2: float, Pi: Tensor | None = None, U: Tensor | None = None, orthonormal: bool = False) -> None:
     """Raise ValueError that says what was expected and what came."""
     if x.ndim < 2 or not x.is_floating_point():
         raise ValueError(f"expected tokens x (…, N, d) of a floating dtype, got {tuple(x.shape)} {x.dtype}")
@@ -41,6 +42,8 @@ def _check(x: Tensor, eps2: float, Pi: Tensor | None = None, U: Tensor | None = 
             raise ValueError(f"expected bases U (K, d={d}, p), got {tuple(U.shape)}")
         if Pi is not None and Pi.shape[-2] != U.shape[0]:
             raise ValueError(f"expected one basis a group: Pi has K={Pi.shape[-2]}, U has K={U.shape[0]}")
+        if orthonormal and not (off := (U.mT @ U - torch.eye(U.shape[2]).to(U)).abs().max().item()) <= ORTHONORMAL_TOL:
+            raise ValueError(f"expected orthonormal columns in U (so p <= d), got UᵀU up to {off:.3g} off the identity")
 
 
 def _logdet(S: Tensor, c: float | Tensor) -> Tensor:
@@ -181,7 +184,7 @@ def variational_rate(x: Tensor, Pi: Tensor, U: Tensor, eps2: float, *, corrected
     >>> variational_rate(x, Pi, U, 1.0) == coding_rate(x, 1.0)
     tensor(True)
     """
-    _check(x, eps2, Pi, U)
+    _check(x, eps2, Pi, U, orthonormal=corrected)
     N, d = x.shape[-2:]
     c, q = d / eps2, d - U.shape[-1]
     _, s, rest = _spectrum(x, Pi, U)
@@ -196,7 +199,7 @@ def variational_rate_grad(x: Tensor, Pi: Tensor, U: Tensor, eps2: float, *, corr
 
     D_k = Diag f'(s_k), f'(s) = c/(1 + c s). `corrected=True` adds f'(ρ_k)(I − U_kU_kᵀ)z (lesson 4, eq. 4.28).
     """
-    _check(x, eps2, Pi, U)
+    _check(x, eps2, Pi, U, orthonormal=corrected)
     N, d = x.shape[-2:]
     c, q = d / eps2, d - U.shape[-1]
     _, s, rest = _spectrum(x, Pi, U)
@@ -215,7 +218,7 @@ def code_lengths(x: Tensor, Pi: Tensor, U: Tensor, eps2: float, *, corrected: bo
     T_jk = Σ_i [f(s_ki) + f'(s_ki)((u_kiᵀz_j)² − s_ki)] (lesson 5, eq. 5.22), with the matching term for the
     directions off U_k when `corrected`.
     """
-    _check(x, eps2, Pi, U)
+    _check(x, eps2, Pi, U, orthonormal=corrected)
     d = x.shape[-1]
     c, q = d / eps2, d - U.shape[-1]
     w2, s, rest = _spectrum(x, Pi, U)
