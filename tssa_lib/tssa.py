@@ -167,7 +167,7 @@ class TSSA(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         w = self.project(x)                                                     # (B, K, N, p)
         Pi, _, D = self._statistics(w)
-        y = -w * (Pi[..., None] * self.attn_drop(D)[..., None, :]).to(w.dtype)  # (B, K, N, p)
+        y = -(w * (Pi[..., None] * self.attn_drop(D)[..., None, :])).to(w.dtype)  # (B, K, N, p)
         y = y.transpose(1, 2).flatten(2)                                        # (B, N, C), no copy
         return self.to_out(y @ self.bases().to(y.dtype) if self.tied else y)
 
