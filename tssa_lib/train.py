@@ -24,6 +24,7 @@ from tssa_lib.scenes import data_dir
 from ultralytics import YOLO
 from ultralytics.data.utils import IMG_FORMATS, check_det_dataset
 from ultralytics.utils import LOGGER, YAML
+from ultralytics.utils.patches import imread
 
 # Digit scenes from scratch on a CPU, in minutes. Digits must not be mirrored, and scenes are small,
 # so mosaic and flips are off; `optimizer="auto"` would take a learning rate six times too low here.
@@ -144,18 +145,19 @@ def resume(run: Run | str | Path, watch: Callable[[History], None] | None = None
         return _run(model, watch, resume=str(last))
 
 
-def full_recipe(data: str | Path, scale: str = "n", weights: str | Path | None = "stock", **settings: Any) -> Run:
+def full_recipe(data: str | Path, size: str = "n", weights: str | Path | None = "stock", **settings: Any) -> Run:
     """The customary full training in one call: 300 epochs, 640 px, batch 64, mixed precision.
 
-    It runs on all GPUs of the machine, or on the CPU. weights: "stock" carries over Ultralytics'
-    `yolo11<scale>.pt` (downloaded when it isn't there), a path another checkpoint, None nothing.
+    It runs on all GPUs of the machine, or on the CPU. size: n, s, m, l or x (`scale` is a setting of
+    Ultralytics, for augmentation); weights: "stock" carries over Ultralytics'
+    `yolo11<size>.pt` (downloaded when it isn't there), a path another checkpoint, None nothing.
     settings override `FULL` and go to `train`.
     """
     if weights == "stock":
-        weights = f"yolo11{scale}.pt"
+        weights = f"yolo11{size}.pt"
     gpus = torch.cuda.device_count()
     device = list(range(gpus)) if gpus else "cpu"
-    return train(data, f"yolo11{scale}-tssa.yaml", weights=weights, **{"device": device, **FULL, **settings})
+    return train(data, f"yolo11{size}-tssa.yaml", weights=weights, **{"device": device, **FULL, **settings})
 
 
 def check_data(data: str | Path) -> dict[str, Any]:
@@ -320,13 +322,9 @@ def _refuse_bad_images(trainer) -> None:
 
 
 def _readable(file: Path) -> bool:
-    from PIL import Image
-
     try:
-        with Image.open(file) as image:
-            image.load()
-        return True
-    except (OSError, SyntaxError, ValueError):
+        return imread(str(file)) is not None  # as the trainer and the predictor read
+    except Exception:
         return False
 
 

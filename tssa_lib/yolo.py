@@ -16,6 +16,7 @@ from __future__ import annotations
 import copy
 import functools
 import json
+import logging
 import os
 import re
 import shutil
@@ -31,8 +32,11 @@ from tssa_lib.tssa import TSSA
 SCALES = "nsmlx"
 
 
-def _make_quiet() -> None:
-    """Settings and a font for Ultralytics, in a folder of ours, before it is first imported."""
+def _make_quiet() -> bool:
+    """Settings and a font for Ultralytics, in a folder of ours, before it is first imported.
+
+    True when they are new: the first import then fills the settings in, and would say so.
+    """
     os.environ.setdefault("YOLO_OFFLINE", "True")  # no telemetry, no version check
     os.environ.setdefault("YOLO_AUTOINSTALL", "False")  # no pip behind one's back
     home = Path(os.environ.setdefault("YOLO_CONFIG_DIR", str(data_dir() / "ultralytics")))
@@ -40,7 +44,7 @@ def _make_quiet() -> None:
     settings = folder / "settings.json"
     fonts = [folder / name for name in ("Arial.ttf", "Arial.Unicode.ttf")]  # it would download these
     if all(file.exists() for file in (settings, *fonts)):
-        return
+        return False
     from matplotlib import get_data_path
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -52,9 +56,11 @@ def _make_quiet() -> None:
         partial = folder / f"settings.{os.getpid()}.tmp"
         partial.write_text(json.dumps({"settings_version": "0.0.8", **places, "sync": False}))
         partial.replace(settings)
+    return True
 
 
-_make_quiet()
+if _make_quiet():
+    logging.disable(logging.WARNING)
 
 import ultralytics.engine.model as engine  # noqa: E402
 from ultralytics import YOLO  # noqa: E402
@@ -62,6 +68,8 @@ from ultralytics.nn import tasks  # noqa: E402
 from ultralytics.nn.modules import C2PSA, Conv  # noqa: E402
 from ultralytics.utils import LOGGER  # noqa: E402
 from ultralytics.utils.callbacks.base import default_callbacks  # noqa: E402
+
+logging.disable(logging.NOTSET)
 
 
 # --- the block --------------------------------------------------------------------------------
