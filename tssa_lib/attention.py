@@ -12,7 +12,7 @@ from torch.nn.functional import scaled_dot_product_attention
 def mssa(x: Tensor, U: Tensor, scale: float = 1.0) -> Tensor:
     """Multi-head subspace self-attention: each head mixes the projected tokens by their similarity, quadratic in N.
 
-    MSSA(Z) = Σ_k U_k w_k softmax(w_kᵀw_k), w_k = U_kᵀZ (lesson 3, eq. 3.11; Yu et al. 2023). `scale`
+    MSSA(Z) = Σ_k U_k w_k softmax(w_kᵀw_k), w_k = U_kᵀZ (lesson 3, eq. 3.12; Yu et al. 2023). `scale`
     multiplies the similarities, 1 in the formula and 1/√p in CRATE's layer.
     x (…, N, d), U (K, d, p) → (…, N, d). ValueError when the shapes do not fit.
 
