@@ -246,6 +246,7 @@ print(f"R of the six tokens: {R:.3f} nats = {R / torch.tensor(2.0).log():.3f} bi
 # | $F$, $f$ | – | spectral sum $F(M) = \sum_i f(\lambda_i(M))$; $f(x) = \ln(1 + cx)$ | – |
 # | $U$, $U_k$, $u_{ki}$ | d × p, d | frame (orthonormal columns) of group k and its directions | `U` (K, d, p), `qkv.weight` |
 # | $w$, $w_k$ | p × n | projected tokens $U_k^\top Z$ | `w` (…, K, N, p) |
+# | $G$, $G_k$ | n × n | similarities of the tokens as group k sees them, $w_k^\top w_k$ | `w @ w.mT` |
 # | $\Pi$, $\pi_k$, $\pi_{jk}$ | n × K, n, – | memberships, of group k, of token j in group k | `Pi` (…, K, N) |
 # | $n_k$ | – | mass of group k, $\sum_j \pi_{jk}$ | `Pi.sum(-1)` |
 # | $s_k$, $s_{ki}$ | p, – | second moments of group k along its directions | `s`, `tssa.second_moments` |
