@@ -115,7 +115,7 @@ def rate_reduction(x: Tensor, Pi: Tensor, eps2: float) -> Tensor:
 
 
 def compression_rate_grad(x: Tensor, Pi: Tensor, eps2: float) -> Tensor:
-    """Gradient of R_c with Π held fixed: (c/n) Σ_k (I + c S_k)⁻¹ Z Diag(π_k) (lesson 2, eq. 2.6)."""
+    """Gradient of R_c with Π held fixed: (c/n) Σ_k (I + c S_k)⁻¹ Z Diag(π_k) (lesson 2, eq. 2.7)."""
     _check(x, eps2, Pi)
     N, d = x.shape[-2:]
     c, eye = d / eps2, torch.eye(d, dtype=x.dtype, device=x.device)
@@ -124,14 +124,14 @@ def compression_rate_grad(x: Tensor, Pi: Tensor, eps2: float) -> Tensor:
 
 
 def rate_reduction_grad(x: Tensor, Pi: Tensor, eps2: float) -> Tensor:
-    """Gradient of ΔR with Π held fixed (lesson 2, eq. 2.6). (…, N, d)."""
+    """Gradient of ΔR with Π held fixed (lesson 2, eq. 2.8). (…, N, d)."""
     return coding_rate_grad(x, eps2) - compression_rate_grad(x, Pi, eps2)
 
 
 def max_rate_reduction(d: int, K: int, eps2: float) -> float:
     """Largest ΔR of K balanced groups of unit tokens that share d dimensions equally, in nats.
 
-    (d/2)[ln(1 + 1/ε²) − (1/K) ln(1 + K/ε²)] (lesson 2, eq. 2.9).
+    (d/2)[ln(1 + 1/ε²) − (1/K) ln(1 + K/ε²)] (lesson 2, eq. 2.17).
 
     >>> round(max_rate_reduction(3, 3, 0.1), 6)
     1.879849
@@ -140,7 +140,7 @@ def max_rate_reduction(d: int, K: int, eps2: float) -> float:
 
 
 def safe_ascent_step(N: int, d: int, eps2: float) -> float:
-    """Step 8n/(9c) with which gradient ascent on ΔR cannot overshoot (lesson 2, eq. 2.7)."""
+    """Step 8n/(9c) with which gradient ascent on ΔR cannot overshoot (lesson 2, eq. 2.20)."""
     return 8 * N * eps2 / (9 * d)
 
 

@@ -520,7 +520,8 @@ def differences(f, x, h=1e-5):
 
 # %%
 x = torch.randn(7, 4)
-automatic = torch.func.grad(lambda x: my_coding_rate(x, 0.1))(x)
+z = x.clone().requires_grad_()
+(automatic,) = torch.autograd.grad(my_coding_rate(z, 0.1), z)
 numeric = differences(lambda x: my_coding_rate(x, 0.1), x)
 check("1.16", torch.stack([my_gradient(x, 0.1)] * 2), torch.stack([automatic, numeric]), "autograd and differences", tol=DIFFERENCES)
 agree(my_gradient, rates.coding_rate_grad, x, 0.1)
@@ -614,10 +615,10 @@ exercise("1.3", answer_1_3)
 # *rate–distortion function*, the least that any code could need. Papers sometimes say that $R(Z)$ *is* that function
 # for Gaussian tokens. It is not quite. What it is exactly: the *mutual information* between a Gaussian token and its noisy
 # copy. Let $z$ be Gaussian with second moment $S$ and let $e$ be independent Gaussian noise of variance $\varepsilon^2/d$
-# in each coordinate. With $h$ the (differential) entropy,
+# in each coordinate. With $H$ the (differential) entropy,
 #
 # $$
-# R(Z) = h(z + e) - h(e) \tag{1.19}
+# R(Z) = H(z + e) - H(e) \tag{1.19}
 # $$
 #
 # *(1.19) Checked. The rate is the information that a noisy copy carries about a Gaussian token — Cover and Thomas 2006*
