@@ -53,7 +53,7 @@ class Block(nn.Module):
 
 
 class CausalTSSA(nn.Module):
-    """TSSA for language: token t sees the statistics of tokens 1 … t only (lesson 7, eqs. 7.16 and 7.17).
+    """TSSA for language: token t sees the statistics of tokens 1 … t only (lesson 7, eqs. 7.17 and 7.18).
 
     (B, N, dim) → (B, N, dim), N <= block_size. Parameter names are the published ones; `denom_bias`
     (heads, block_size, 1) is added to every coordinate of the normalised squares before they are summed.
@@ -79,7 +79,7 @@ class CausalTSSA(nn.Module):
         share = w2 / w2.cumsum(-2).clamp_min(CLAMP) + self.denom_bias[:, :x.shape[1]]
         Pi = (share.sum(-1) * self.temp).softmax(1)[..., None]                  # (B, K, N, 1), over the K heads
         s = (w2 * Pi).cumsum(-2) / (Pi.cumsum(-2) + MASS)                       # (B, K, N, p), over the past
-        y = -w * (Pi * gates(s)).to(w.dtype)                                    # (B, K, N, p)
+        y = (-w * (Pi * gates(s))).to(w.dtype)                                  # (B, K, N, p)
         return self.c_proj(y.transpose(1, 2).flatten(2))                        # (B, N, C)
 
     @classmethod
