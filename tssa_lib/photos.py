@@ -129,7 +129,7 @@ def start(x: Tensor, K: int, seed: int = 0) -> Tensor:
 
 def group(x: Tensor, K: int = 4, p: int = 4, eps2: float = 0.002, steps: int = 50, *, Pi: Tensor | None = None,
           corrected: bool = True, progress: bool = False) -> Groups:
-    """Groups of tokens x (N, d): frames to memberships and back, `steps` times (lesson 6, eq. 6.14).
+    """Groups of tokens x (N, d): frames to memberships and back, `steps` times (lesson 6, eqs. 6.18, 6.19).
 
     U_k ← the p strongest eigenvectors of S_k; Π ← softmax(−T/2) over the groups. Each step lowers the
     objective R_c^var − H(Π)/n, T and R_c^var being the corrected ones. Starts from `Pi`, or from k-means.

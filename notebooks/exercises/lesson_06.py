@@ -1,0 +1,77 @@
+"""Exercises of lesson 6: the exact posterior, the entropy of memberships, resolution, the objective's own temperature."""
+
+import math
+
+import torch
+
+from tssa_lib.lessons import Exercise
+
+
+def _lines(*degrees: float) -> torch.Tensor:
+    a = torch.deg2rad(torch.tensor(degrees, dtype=torch.float64))
+    return torch.stack([a.cos(), a.sin()], -1)[..., None]
+
+
+def _posterior(z, U, lam, sigma2, power=2, half=2.0, eta=None):
+    eta = sigma2 * (lam + sigma2) / lam if eta is None else eta
+    energy = torch.einsum("d,kdp->kp", z, U).square().sum(-1) ** (power / 2)
+    return (energy / (half * eta)).softmax(0)
+
+
+def _Pi(K: int, N: int) -> torch.Tensor:
+    return torch.randn(K, N, generator=torch.Generator().manual_seed(K), dtype=torch.float64).softmax(0)
+
+
+EXERCISES = [
+    Exercise(
+        id="6.1",
+        hint="compute η from λ and σ² first, then the squared shadows on each frame, then one softmax over the groups.",
+        inputs=[(torch.tensor([0.6, 0.5], dtype=torch.float64), _lines(0, 60), 1.0, 0.1),
+                (torch.tensor([0.3, 0.4], dtype=torch.float64), _lines(0, 60, 100), 0.5, 0.2),
+                (torch.tensor([2.0, 0.5], dtype=torch.float64), _lines(0, 60), 1.0, 0.1)],
+        right=_posterior,
+        wrong={
+            "you used η = σ²; that is exact only for a signal much stronger than the noise: η = σ²(λ + σ²)/λ.":
+                lambda z, U, lam, sigma2: _posterior(z, U, lam, sigma2, eta=sigma2),
+            "the exponent is energy over 2η: the factor ½ of the normal density is missing.":
+                lambda z, U, lam, sigma2: _posterior(z, U, lam, sigma2, half=1.0),
+            "you took the length of the shadow; the energy is its square.":
+                lambda z, U, lam, sigma2: _posterior(z, U, lam, sigma2, power=1),
+        },
+    ),
+    Exercise(
+        id="6.2",
+        hint="−Σ π ln π over the groups of one token, then the mean over the tokens, then divide by ln K.",
+        inputs=[(_Pi(3, 5),), (_Pi(4, 7),)],
+        right=lambda Pi: -(Pi * Pi.log()).sum(0).mean() / math.log(Pi.shape[0]),
+        wrong={
+            "you summed over the tokens and averaged over the groups: wrong axis, the groups are axis 0.":
+                lambda Pi: -(Pi * Pi.log()).sum(1).mean() / math.log(Pi.shape[0]),
+            "that is the entropy in nats; divide by ln K so that equal shares give 1.": lambda Pi: -(Pi * Pi.log()).sum(0).mean(),
+            "the sign is turned: entropies are not negative.": lambda Pi: (Pi * Pi.log()).sum(0).mean() / math.log(Pi.shape[0]),
+        },
+    ),
+    Exercise(
+        id="6.3",
+        hint="how many times more tokens are there when each side is `factor` times as long?",
+        inputs=[(1.0, 2), (20.0, 1.5), (5.0, 3)],
+        right=lambda theta, factor: theta * factor**2,
+        wrong={
+            "the tokens grow with the area, not with the side: square the factor.": lambda theta, factor: theta * factor,
+            "the other way round: more tokens shrink the logits, so θ must grow.": lambda theta, factor: theta / factor**2,
+            "the memberships do change: with more tokens each share of the sum of squares is smaller.": lambda theta, factor: theta,
+        },
+    ),
+    Exercise(
+        id="6.4",
+        hint="the rate adds noise of variance ε²/d to every coordinate; compare 1/variance outside and inside the frame.",
+        inputs=[(1.0, 0.1, 0.5, 8), (0.4, 0.02, 0.1, 16), (2.0, 0.5, 1.0, 4)],
+        right=lambda s, rho, eps2, d: 1 / (1 / (rho + eps2 / d) - 1 / (s + eps2 / d)),
+        wrong={
+            "the noise ε²/d of the code is missing in both variances.": lambda s, rho, eps2, d: 1 / (1 / rho - 1 / s),
+            "a negative temperature: that is the truncated objective's wish; outside comes first.":
+                lambda s, rho, eps2, d: 1 / (1 / (s + eps2 / d) - 1 / (rho + eps2 / d)),
+            "that is 1/η; invert it.": lambda s, rho, eps2, d: 1 / (rho + eps2 / d) - 1 / (s + eps2 / d),
+        },
+    ),
+]
