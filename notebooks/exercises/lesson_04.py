@@ -36,13 +36,13 @@ _U3 = torch.eye(4, dtype=torch.float64)[:, :3]
 EXERCISES = [
     Exercise(
         id="4.1",
-        hint="put m₁₂ = ½(λ₁ − λ₂) sin 2φ into ln(1 + c² m₁₂²/det(I + cM)).",
+        hint="put m₁₂ = ½(λ₁ − λ₂) sin 2a into ln(1 + c² m₁₂²/det(I + cM)).",
         inputs=[(3.0, 1.0, 0.4, 10.0), (2.0, 0.5, 1.0, 4.0)],
         right=lambda lam1, lam2, angle, c: _gap(lam1, lam2, _half(lam1, lam2) * math.sin(2 * angle), c),
         wrong={
             "you took the sine of the angle; the off-diagonal entry follows the sine of twice the angle.":
                 lambda lam1, lam2, angle, c: _gap(lam1, lam2, _half(lam1, lam2) * math.sin(angle), c),
-            "m₁₂ is half the difference of the eigenvalues times sin 2φ; the half is missing.":
+            "m₁₂ is half the difference of the eigenvalues times sin 2a; the half is missing.":
                 lambda lam1, lam2, angle, c: _gap(lam1, lam2, (lam1 - lam2) * math.sin(2 * angle), c),
             "that is half the gap, the total correlation; the gap itself was asked for.":
                 lambda lam1, lam2, angle, c: 0.5 * _gap(lam1, lam2, _half(lam1, lam2) * math.sin(2 * angle), c),

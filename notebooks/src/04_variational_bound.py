@@ -93,7 +93,7 @@ check("4.3", torch.einsum("kdp,bkde,kep->bkp", U, S_soft, U),
       tssa.second_moments(w.expand(20, -1, -1, -1), soft, mass=0), "diagonal of UᵀSU against token averages")
 
 # %% [markdown]
-# **Predict.** Both groups now get the same basis: the axes turned by an angle $\varphi$. At which angle is the lazy code cheapest, and is it ever cheaper than the honest one, $\tfrac12 F(S_k)$?
+# **Predict.** Both groups now get the same basis: the axes turned by an angle $a$. At which angle is the lazy code cheapest, and is it ever cheaper than the honest one, $\tfrac12 F(S_k)$?
 #
 # <details><summary>Answer</summary>
 #
@@ -102,8 +102,8 @@ check("4.3", torch.einsum("kdp,bkde,kep->bkp", U, S_soft, U),
 # </details>
 
 # %%
-def rotation(phi):
-    return torch.tensor([[math.cos(phi), -math.sin(phi)], [math.sin(phi), math.cos(phi)]])
+def rotation(angle):
+    return torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
 
 
 degrees = torch.linspace(-45, 45, 91)
@@ -118,7 +118,8 @@ plots.points(six, groups, names="abcdef", title="Six tokens, two groups", ax=lef
 fig = plots.lines(degrees, {f"group {k + 1}, lazy": lazy[:, k] for k in range(2)},
                   hlines={f"group {k + 1}, honest": honest[k].item() for k in range(2)}, ax=right,
                   title="Coordinate by coordinate", xlabel="angle of the basis (degrees)", ylabel="rate (nats)")
-show(fig, alt="Left: six tokens in two thin groups along the axes. Right: the rate of each group against the angle of the basis; a valley that touches the dashed honest rate near 0 degrees and rises to both sides.",
+show(fig, alt="Left: six tokens in two thin groups along the axes. Right: the rate of each group against the angle "
+              "of the basis; a valley that touches the dashed honest rate near 0 degrees and rises to both sides.",
      digest=f"lazy minus honest rate, in nats: least {(lazy - honest).min():.3f}, most {(lazy - honest).max():.3f}; "
             f"cheapest angles {degrees[lazy.argmin(0)].int().tolist()}°")
 
@@ -191,7 +192,8 @@ near = torch.linalg.qr(torch.eye(4) + 0.35 * torch.randn(4, 4)).Q
 weights = {"random basis": bases(1, 4)[0] ** 2, "near the eigenbasis": near ** 2, "eigenbasis, reordered": torch.eye(4)[[1, 0, 3, 2]]}
 for ax, (name, b) in zip(plots.row(3, 3.9), weights.items()):
     fig = plots.heat(b, title=name, xlabel="eigenvector j", ylabel="basis vector i", unit="weight B", vmin=0, vmax=1, numbers=True, ax=ax)
-show(fig, alt="Three 4 by 4 maps of weights. Random basis: weights spread over each row. Near the eigenbasis: one large weight a row. Eigenbasis, reordered: exactly one weight of 1 in each row and column.",
+show(fig, alt="Three 4 by 4 maps of weights. Random basis: weights spread over each row. Near the eigenbasis: one "
+              "large weight a row. Eigenbasis, reordered: exactly one weight of 1 in each row and column.",
      digest="largest weight of each row, averaged: " + ", ".join(f"{name} {b.max(1).values.mean():.2f}" for name, b in weights.items()))
 
 # %% [markdown]
@@ -290,7 +292,7 @@ for name, g in {"x − x²/8": lambda x: x - x ** 2 / 8, "1 + ln(1 + x)": lambda
 # For the check, PyTorch's distributions know nothing of our formulas. Total correlation is also the Kullback–Leibler divergence from the joint distribution to the product of its coordinates.
 
 # %%
-from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
+from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
 C = torch.eye(6) + c * Q.mT @ M @ Q                     # (500, 6, 6)
 sd = C.diagonal(dim1=-2, dim2=-1).sqrt()                # (500, 6)
@@ -338,7 +340,8 @@ labels = dict(xlabel="coordinate 1 (noise units)", ylabel="coordinate 2 (noise u
 left, right = plots.row(2, 4.8, 4)
 plots.points(y, title="Coded together", ellipses={"joint, 2 sigma": 4 * C}, ax=left, **labels)
 fig = plots.points(shuffled, title="What separate codes believe", ellipses={"product, 2 sigma": 4 * torch.diag(C.diagonal())}, ax=right, **labels)
-show(fig, alt="Left: 150 tokens in a thin tilted cloud with a thin tilted ellipse. Right: the same tokens with shuffled second coordinates fill a much wider upright ellipse.",
+show(fig, alt="Left: 150 tokens in a thin tilted cloud with a thin tilted ellipse. Right: the same tokens with "
+              "shuffled second coordinates fill a much wider upright ellipse.",
      digest=f"area of the right ellipse / area of the left {(C.diagonal().prod() / torch.linalg.det(C)).sqrt():.2f}, "
             f"total correlation {lost:.2f} bits = log2 of it")
 
@@ -353,10 +356,10 @@ show(fig, alt="Left: 150 tokens in a thin tilted cloud with a thin tilted ellips
 #
 # *(4.14) Checked. Two coordinates: the gap is a function of the off-diagonal entry — this series*
 #
-# If $M$ has eigenvalues $\lambda_1, \lambda_2$ and the basis is its eigenbasis turned by $\varphi$, then
+# If $M$ has eigenvalues $\lambda_1, \lambda_2$ and the basis is its eigenbasis turned by $a$, then
 #
 # $$
-# m_{12} = -\frac{1}{2} (\lambda_1 - \lambda_2) \sin 2\varphi \tag{4.15}
+# m_{12} = -\frac{1}{2} (\lambda_1 - \lambda_2) \sin 2a \tag{4.15}
 # $$
 #
 # *(4.15) Checked. The off-diagonal entry against the angle to the eigenbasis — Jacobi 1846*
@@ -364,7 +367,8 @@ show(fig, alt="Left: 150 tokens in a thin tilted cloud with a thin tilted ellips
 # %%
 M2, Q2 = moments(200, 2), bases(200, 2)
 off = (Q2.mT @ M2 @ Q2)[:, 0, 1]
-check("4.14", alone(Q2, M2) - F(M2), torch.log1p(c ** 2 * off ** 2 / torch.linalg.det(torch.eye(2) + c * M2)), "gap against the closed form, 200 draws")
+check("4.14", alone(Q2, M2) - F(M2), torch.log1p(c ** 2 * off ** 2 / torch.linalg.det(torch.eye(2) + c * M2)),
+      "gap against the closed form, 200 draws")
 angles = torch.linspace(-1.5, 1.5, 31).tolist()
 check("4.15", torch.stack([(rotation(a).T @ torch.diag(torch.tensor([3.0, 1.0])) @ rotation(a))[0, 1] for a in angles]),
       torch.tensor([-0.5 * (3 - 1) * math.sin(2 * a) for a in angles]), "off-diagonal of diag(3, 1), 31 angles")
@@ -379,15 +383,18 @@ check("4.15", torch.stack([(rotation(a).T @ torch.diag(torch.tensor([3.0, 1.0]))
 # </details>
 
 # %%
-def gap2(lam1, lam2, phi):
-    m12 = 0.5 * (lam1 - lam2) * torch.sin(2 * phi)
+def gap2(lam1, lam2, angle):
+    m12 = 0.5 * (lam1 - lam2) * torch.sin(2 * angle)
     return torch.log1p(c ** 2 * m12 ** 2 / ((1 + c * lam1) * (1 + c * lam2)))
 
 
-phi = torch.linspace(-90, 90, 181)
-curves = {f"eigenvalues {a}, {b}": 0.5 * gap2(a, b, phi.deg2rad()) / math.log(2) for a, b in [(3, 0.01), (3, 1), (3, 2.5)]}
-fig = plots.lines(phi, curves, title="Bits lost by a turned basis, c = 10", xlabel="angle to the eigenbasis (degrees)", ylabel="total correlation (bits)")
-show(fig, alt="Three curves of bits lost against the angle, zero at 0 and plus or minus 90 degrees, highest at 45 degrees; the curve for eigenvalues 3 and 0.01 is by far the highest, the one for 3 and 2.5 nearly flat.",
+turns = torch.linspace(-90, 90, 181)
+curves = {f"eigenvalues {a}, {b}": 0.5 * gap2(a, b, turns.deg2rad()) / math.log(2) for a, b in [(3, 0.01), (3, 1), (3, 2.5)]}
+fig = plots.lines(turns, curves, title="Bits lost by a turned basis, c = 10",
+                  xlabel="angle to the eigenbasis (degrees)", ylabel="total correlation (bits)")
+show(fig, alt="Three curves of bits lost against the angle, zero at 0 and plus or minus 90 degrees, highest at 45 "
+              "degrees; the curve for eigenvalues 3 and 0.01 is by far the highest, the one for 3 and 2.5 nearly "
+              "flat.",
      digest="bits lost at 45°: " + ", ".join(f"{name} {v[135]:.3f}" for name, v in curves.items())
             + f"; gap at 2° / gap at 1°: {(gap2(3, 1, torch.tensor(2.0).deg2rad()) / gap2(3, 1, torch.tensor(1.0).deg2rad())):.2f}")
 
@@ -415,7 +422,8 @@ exercise("4.1", answer_4_1)
 # Insert (4.15) into (4.14); the determinant doesn't depend on the basis, so the eigenvalues give it.
 #
 # </details>
-#
+
+# %% [markdown]
 # **Your turn (4.2).** A Gaussian vector has covariance `C` (any size). How many *bits* does a separate code for each coordinate waste?
 
 # %%
@@ -438,17 +446,18 @@ exercise("4.2", answer_4_2)
 # This is (4.12), divided by ln 2 to turn nats into bits.
 #
 # </details>
-#
+
+# %% [markdown]
 # ## 6. How to find the best basis
 #
 # ### Jacobi's rotations walk down the bound
 #
 # Theorem 1 says $F(M) = \min_Q \sum_i f(m_{ii})$: the best basis is an eigenbasis. Could a method that only walks downhill get stuck on the way? The orthogonal matrices are a curved set, and there such questions can go wrong.
 #
-# Turn the plane of coordinates $i$ and $j$ by a small angle $\varphi$. How fast does the sum change?
+# Turn the plane of coordinates $i$ and $j$ by a small angle $a$. How fast does the sum change?
 #
 # $$
-# \frac{\partial}{\partial \varphi} \sum_l f(m_{ll}) \Big|_{\varphi = 0} = 2\, m_{ij} \big( f'(m_{ii}) - f'(m_{jj}) \big) \tag{4.16}
+# \frac{\partial}{\partial a} \sum_l f(m_{ll}) \Big|_{a=0} = 2\, m_{ij} \big( f'(m_{ii}) - f'(m_{jj}) \big) \tag{4.16}
 # $$
 #
 # *(4.16) Checked. Slope of the bound along a rotation in the plane of two coordinates — this series*
@@ -475,10 +484,10 @@ check("4.16", torch.stack([auto, central(lambda a: turned(a, M5), A.detach())]),
       "autograd and central differences against the formula", tol=DIFFERENCES)
 
 # %% [markdown]
-# A place where no rotation changes anything to first order has, for every pair, either $m_{ij} = 0$ or $f'(m_{ii}) = f'(m_{jj})$. For strictly concave $f$ the latter means equal diagonal entries $m_{ii} = m_{jj}$. If all pairs are of the first kind, the matrix is diagonal and the bound is reached. If some pair is of the second kind, turn its plane: the two entries become $m_{ii} \pm m_{ij}\sin 2\varphi$. They move apart with the same mean, and strict concavity does the rest.
+# A place where no rotation changes anything to first order has, for every pair, either $m_{ij} = 0$ or $f'(m_{ii}) = f'(m_{jj})$. For strictly concave $f$ the latter means equal diagonal entries $m_{ii} = m_{jj}$. If all pairs are of the first kind, the matrix is diagonal and the bound is reached. If some pair is of the second kind, turn its plane: the two entries become $m_{ii} \pm m_{ij}\sin 2a$. They move apart with the same mean, and strict concavity does the rest.
 #
 # $$
-# f(m_{ii} + m_{ij} \sin 2\varphi) + f(m_{ii} - m_{ij} \sin 2\varphi) \;\le\; 2\, f(m_{ii}) \tag{4.17}
+# f(m_{ii} + m_{ij} \sin 2a) + f(m_{ii} - m_{ij} \sin 2a) \;\le\; 2\, f(m_{ii}) \tag{4.17}
 # $$
 #
 # *(4.17) Checked. At equal diagonal entries every rotation goes down, so no stationary point but the best is a minimum — this series*
@@ -494,7 +503,7 @@ check_below("4.17", alone(R, flat), 2 * f(level), "200 rotations away from equal
 # So a place that is not the best can always be left downhill: **no bad local minimum**. There is even an old algorithm that walks down in the largest possible strides. Jacobi, in 1846, computed eigenvalues by picking a pair of coordinates, turning their plane until $m_{ij}$ is zero, and going on to the next pair:
 #
 # $$
-# \tan 2\varphi = \frac{2\, m_{ij}}{m_{ii} - m_{jj}} \tag{4.18}
+# \tan 2a = \frac{2\, m_{ij}}{m_{ii} - m_{jj}} \tag{4.18}
 # $$
 #
 # *(4.18) Checked. Jacobi's angle reaches the best value that a turn in this plane can reach — Jacobi 1846*
@@ -506,9 +515,9 @@ def jacobi_angle(M, i, j):
     return 0.5 * math.atan2(2 * M[i, j], M[i, i] - M[j, j])
 
 
-def turn(M, i, j, phi):
+def turn(M, i, j, angle):
     Q = torch.eye(len(M))
-    Q[[[i], [j]], [i, j]] = rotation(phi)
+    Q[[[i], [j]], [i, j]] = rotation(angle)
     return Q.T @ M @ Q
 
 
@@ -542,13 +551,14 @@ walks = {name: descend(start) for name, start in starts.items()}
 lost = {name: (walk - floor).clamp_min(1e-8)[:481] for name, walk in walks.items()}
 fig = plots.lines(range(481), lost, yscale="log", title="Jacobi's rotations on the patches of a photo",
                   xlabel="rotations (of one plane each)", ylabel="total correlation left (bits)")
-show(fig, alt="Four curves on a logarithmic scale fall without ever rising, first slowly, then ever more steeply, from about 30 bits to below a millionth of a bit within 480 rotations.",
+show(fig, alt="Four curves on a logarithmic scale fall without ever rising, first slowly, then ever more steeply, "
+              "from about 30 bits to below a millionth of a bit within 480 rotations.",
      digest=f"joint rate {floor:.1f} bits; pixels lose {walks['start: pixels'][0] - floor:.1f} bits, at the end all lose at most "
             f"{max((w[-1] - floor).abs().item() for w in walks.values()):.6f}; largest rise in any rotation "
             f"{max(w.diff().max().clamp_min(0).item() for w in walks.values()):.6f}")
 
 # %% [markdown]
-# Nobody computed an eigenvalue, and all four starts end at the same rate. TSSA will not run Jacobi either: it *learns* its bases, with the rest of the network. What matters is that the objective puts no trap in the way.
+# Nobody computed an eigenvalue, and all four starts end at the same rate. TSSA will not run Jacobi either: it *learns* its bases, with the rest of the network. What the four walks show is that the bound itself puts no trap in the way; what the loss of a task makes of the bases is another question.
 #
 # ### The dual variable
 #
@@ -588,7 +598,8 @@ xs, touch = torch.linspace(0, 2, 200), [0.02, 0.2, 0.6, 1.5]
 tangents = {f"tangent at {t}, slope {tssa.gates(torch.tensor(t), c):.2f}": line(xs, tssa.gates(torch.tensor(t), c)) for t in touch}
 inside = {name: (xs[v < 4], v[v < 4]) for name, v in tangents.items()}
 fig = plots.lines(xs, {"f(x) = ln(1 + 10x)": f(xs)} | inside, title="f is the lowest of its tangents", xlabel="second moment x", ylabel="f(x) (nats)")
-show(fig, alt="The concave curve of f with four tangent lines that touch it from above; the tangent near zero is steep, the one at 1.5 nearly flat.",
+show(fig, alt="The concave curve of f with four tangent lines that touch it from above; the tangent near zero is "
+              "steep, the one at 1.5 nearly flat.",
      digest="slopes " + ", ".join(f"{tssa.gates(torch.tensor(t), c):.2f} at {t}" for t in touch) + "; no tangent dips below f: "
             + str(all(bool((v >= f(xs) - 1e-12).all()) for v in tangents.values())))
 
@@ -635,7 +646,8 @@ exercise("4.3", answer_4_3)
 # The derivative of the bracket in y is x + 1/c − 1/y, which vanishes at y = c/(1 + cx).
 #
 # </details>
-#
+
+# %% [markdown]
 # ## 7. Fewer directions than dimensions
 #
 # Everything above used complete bases, $p = d$. The layers that people run don't have them: $K$ heads share the width, each sees $p = d/K$ directions. Its $U$ has $p$ orthonormal columns, and the sum in the bound stops at $p$. Which statements are left? Write $U^\top M U$ for the second moment of the projected tokens, a $p \times p$ matrix.
@@ -763,9 +775,11 @@ check_below("4.25", F(M), corrected, "full rate against the corrected bound, ran
 order = {"short sum": short - F(M), "corrected bound": corrected - F(M)}
 fig = plots.lines(torch.arange(count) / count, {name: gap.sort().values for name, gap in order.items()}, hlines={"F(M)": 0.0},
                   title="Bound minus full rate (d = 6, p = 3)", xlabel="share of the draws, sorted", ylabel="difference (nats)")
-show(fig, alt="Two rising curves of sorted differences. The short sum starts far below zero and crosses it; the corrected bound stays above zero throughout.",
+show(fig, alt="Two rising curves of sorted differences. The short sum starts far below zero and crosses it; the "
+              "corrected bound stays above zero throughout.",
      digest=f"below the full rate: short sum {(order['short sum'] < 0).double().mean():.2f} of the draws, "
-            f"corrected {(order['corrected bound'] < -1e-9).double().mean():.2f}; medians {order['short sum'].median():.2f} and {order['corrected bound'].median():.2f} nats")
+            f"corrected {(order['corrected bound'] < -1e-9).double().mean():.2f}; medians {order['short sum'].median():.2f} "
+            f"and {order['corrected bound'].median():.2f} nats")
 
 # %% [markdown]
 # For groups of tokens, $\rho_k$ is the mean energy of a token that its group does not see. It needs the lengths of the tokens and of their projections, so the corrected rate stays linear in the tokens:
@@ -836,7 +850,8 @@ exercise("4.4", answer_4_4)
 # The energy that the projection loses, shared among the tokens and the d − p unseen directions.
 #
 # </details>
-#
+
+# %% [markdown]
 # ### The same code on a layer's worth of tokens
 #
 # Now at the size of a feature map: 400 patches of the flower photo, 192 numbers each, mapped to a width of 128 as a first layer would do, in four groups. First complete bases, the groups' own eigenvectors and random ones; then $p = 32$, as four heads would share a width of 128: blocks of one random orthogonal matrix.
@@ -906,7 +921,7 @@ check("4.29", short_scores[:, 0], by_hand[:, 0], "even tokens against the closed
 check("4.30", short_scores[:, 1], by_hand[:, 0] - by_hand[:, 1], "clustered tokens against the closed form, 3 shapes")
 
 # %% [markdown]
-# **Predict.** Let 128 free unit tokens follow the gradient of each objective (Adam, 300 steps), with memberships that depend on the energy in each block: $\Pi = $ softmax of energy$/2\eta$ over the groups, once rather soft ($\eta = 0.05$) and once sharp ($\eta = 0.01$). Where do the tokens end? We look at the score, at the entropy of the memberships (1: uniform, 0: every token decided) and at the share of a token's energy that lies in the block of its own group.
+# **Predict.** Let 128 free unit tokens follow the gradient of each objective (Adam, 150 steps), with memberships that depend on the energy in each block: $\Pi = $ softmax of energy$/2\eta$ over the groups, once rather soft ($\eta = 0.05$) and once sharp ($\eta = 0.01$). Where do the tokens end? We look at the score, at the entropy of the memberships (1: uniform, 0: every token decided) and at the share of a token's energy that lies in the block of its own group.
 #
 # <details><summary>Answer</summary>
 #
@@ -919,7 +934,7 @@ def train(eta, corrected, d=16, K=4, N=128, eps2=0.1):
     blocks = torch.eye(d).view(d, K, -1).transpose(0, 1)                    # (K, d, p)
     x = torch.randn(N, d, generator=torch.Generator().manual_seed(0)).requires_grad_()
     adam = torch.optim.Adam([x], lr=0.05)
-    for _ in range(300):
+    for _ in range(150):
         z = x / x.norm(dim=-1, keepdim=True)
         w = torch.einsum("nd,kdp->knp", z, blocks)                          # (K, N, p)
         P = tssa.memberships(w, 0.5 / eta, "none")                          # (K, N)
