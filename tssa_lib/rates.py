@@ -28,11 +28,17 @@ def _check(x: Tensor, eps2: float, Pi: Tensor | None = None, U: Tensor | None = 
         raise ValueError(f"expected at least one token and one dimension, got x {tuple(x.shape)}")
     if not torch.isfinite(x).all():
         raise ValueError("expected finite tokens, got NaN or infinity in x")
-    if not (math.isfinite(eps2) and eps2 > 0):
-        raise ValueError(f"expected a finite eps2 > 0, got {eps2}")
+    if (longest := x.abs().max().item()) * longest * N * d > torch.finfo(torch.promote_types(x.dtype, torch.float32)).max:
+        raise ValueError(f"expected tokens whose squares can be summed in {x.dtype}, got entries up to {longest:.3g}")
+    _check_numbers(eps2)
+    if d / eps2 > torch.finfo(x.dtype).max:
+        raise ValueError(f"expected an eps2 with d/eps2 within {x.dtype}, got {eps2}")
     if Pi is not None:
-        if Pi.ndim < 2 or Pi.shape[-1] != N:
-            raise ValueError(f"expected memberships Pi (…, K, N={N}), got {tuple(Pi.shape)}")
+        batch = [tuple(t.shape[:-2]) for t in (x, Pi)]
+        if Pi.ndim < 2 or Pi.shape[-1] != N or any(a != b and 1 not in (a, b) for a, b in zip(*map(reversed, batch))):
+            raise ValueError(f"expected memberships Pi (…, K, N={N}), got {tuple(Pi.shape)} with x {tuple(x.shape)}")
+        if Pi.dtype != x.dtype:
+            raise ValueError(f"expected memberships of the tokens' dtype {x.dtype}, got {Pi.dtype}")
         off = (Pi.sum(-2) - 1).abs().max().item()
         if not off <= MEMBERSHIP_TOL or Pi.min() < 0:  # `not <=` also catches NaN
             raise ValueError(f"expected memberships >= 0 that sum to 1 over the K groups (axis -2), got sums up to "
@@ -44,6 +50,14 @@ def _check(x: Tensor, eps2: float, Pi: Tensor | None = None, U: Tensor | None = 
             raise ValueError(f"expected one basis a group: Pi has K={Pi.shape[-2]}, U has K={U.shape[0]}")
         if orthonormal and not (off := (U.mT @ U - torch.eye(U.shape[2]).to(U)).abs().max().item()) <= ORTHONORMAL_TOL:
             raise ValueError(f"expected orthonormal columns in U (so p <= d), got UᵀU up to {off:.3g} off the identity")
+
+
+def _check_numbers(eps2: float, **counts: int) -> None:
+    if not (math.isfinite(eps2) and eps2 > 0):
+        raise ValueError(f"expected a finite eps2 > 0, got {eps2}")
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"expected {name} >= 1, got {count}")
 
 
 def _logdet(S: Tensor, c: float | Tensor) -> Tensor:
@@ -60,12 +74,13 @@ def second_moment(x: Tensor, Pi: Tensor | None = None) -> Tensor:
     """Second moment of the tokens (no centring), or of each group when memberships are given.
 
     S = ZZᵀ/n, or S_k = Z Diag(π_k) Zᵀ/n_k (lesson 1, eq. 1.1; lesson 2, eq. 2.1).
-    Returns (…, d, d), or (…, K, d, d).
+    Returns (…, d, d), or (…, K, d, d); zero for an empty group. ValueError as in `coding_rate`.
 
     >>> second_moment(torch.eye(2))
     tensor([[0.5000, 0.0000],
             [0.0000, 0.5000]])
     """
+    _check(x, 1.0, Pi)
     if Pi is None:
         return x.mT @ x / x.shape[-2]                                           # (…, d, d)
     return torch.einsum("...kn,...nd,...ne->...kde", Pi / _group_size(Pi)[..., None], x, x)
@@ -76,7 +91,8 @@ def coding_rate(x: Tensor, eps2: float) -> Tensor:
     """Coding rate R(Z) in nats: the rate of a Gaussian code for the tokens up to precision ε².
 
     R = ½ logdet(I + c ZZᵀ/n), c = d/ε² (lesson 1, eq. 1.5; Ma et al. 2007). Uses the smaller of the
-    d × d and the N × N form. x (…, N, d) → (…). ValueError on NaN, no tokens or eps2 <= 0.
+    d × d and the N × N form; a single token costs ½ ln(1 + c‖z‖²). x (…, N, d) → (…).
+    ValueError on NaN, no tokens, tokens too large for their dtype, or eps2 <= 0.
 
     >>> round(coding_rate(torch.eye(2), 0.5).item(), 4)     # = ln 3
     1.0986
@@ -88,7 +104,12 @@ def coding_rate(x: Tensor, eps2: float) -> Tensor:
 
 
 def coding_rate_grad(x: Tensor, eps2: float) -> Tensor:
-    """Gradient of the coding rate: α (I + α ZZᵀ)⁻¹ Z, α = d/(nε²) (lesson 1, eq. 1.16). (…, N, d)."""
+    """Gradient of the coding rate: α (I + α ZZᵀ)⁻¹ Z, α = d/(nε²) (lesson 1, eq. 1.16). (…, N, d).
+
+    >>> coding_rate_grad(torch.eye(2), 0.5)                 # α = 2, I + αZZᵀ = 3I
+    tensor([[0.6667, 0.0000],
+            [0.0000, 0.6667]])
+    """
     _check(x, eps2)
     N, d = x.shape[-2:]
     alpha, eye = d / (N * eps2), torch.eye(d, dtype=x.dtype, device=x.device)
@@ -110,12 +131,20 @@ def compression_rate(x: Tensor, Pi: Tensor, eps2: float) -> Tensor:
 
 
 def rate_reduction(x: Tensor, Pi: Tensor, eps2: float) -> Tensor:
-    """Rate reduction ΔR = R − R_c >= 0, in nats (lesson 2, eq. 2.3; Yu et al. 2020)."""
+    """Rate reduction ΔR = R − R_c >= 0, in nats (lesson 2, eq. 2.3; Yu et al. 2020).
+
+    >>> rate_reduction(torch.eye(2), torch.ones(1, 2), 1.0)  # one group: nothing is saved
+    tensor(0.)
+    """
     return coding_rate(x, eps2) - compression_rate(x, Pi, eps2)
 
 
 def compression_rate_grad(x: Tensor, Pi: Tensor, eps2: float) -> Tensor:
-    """Gradient of R_c with Π held fixed: (c/n) Σ_k (I + c S_k)⁻¹ Z Diag(π_k) (lesson 2, eq. 2.7)."""
+    """Gradient of R_c with Π held fixed: (c/n) Σ_k (I + c S_k)⁻¹ Z Diag(π_k) (lesson 2, eq. 2.7). (…, N, d).
+
+    >>> compression_rate_grad(torch.eye(2), torch.eye(2), 1.0).diag()
+    tensor([0.3333, 0.3333])
+    """
     _check(x, eps2, Pi)
     N, d = x.shape[-2:]
     c, eye = d / eps2, torch.eye(d, dtype=x.dtype, device=x.device)
@@ -124,23 +153,35 @@ def compression_rate_grad(x: Tensor, Pi: Tensor, eps2: float) -> Tensor:
 
 
 def rate_reduction_grad(x: Tensor, Pi: Tensor, eps2: float) -> Tensor:
-    """Gradient of ΔR with Π held fixed (lesson 2, eq. 2.8). (…, N, d)."""
+    """Gradient of ΔR with Π held fixed (lesson 2, eq. 2.8). (…, N, d).
+
+    >>> rate_reduction_grad(torch.eye(2), torch.eye(2), 1.0).diag()
+    tensor([0.1667, 0.1667])
+    """
     return coding_rate_grad(x, eps2) - compression_rate_grad(x, Pi, eps2)
 
 
 def max_rate_reduction(d: int, K: int, eps2: float) -> float:
     """Largest ΔR of K balanced groups of unit tokens that share d dimensions equally, in nats.
 
-    (d/2)[ln(1 + 1/ε²) − (1/K) ln(1 + K/ε²)] (lesson 2, eq. 2.17).
+    (d/2)[ln(1 + 1/ε²) − (1/K) ln(1 + K/ε²)] (lesson 2, eq. 2.17). ValueError unless K divides d.
 
     >>> round(max_rate_reduction(3, 3, 0.1), 6)
     1.879849
     """
+    _check_numbers(eps2, d=d, K=K)
+    if d % K:
+        raise ValueError(f"expected K groups that share d dimensions equally, got d={d}, K={K}")
     return d / 2 * (math.log1p(1 / eps2) - math.log1p(K / eps2) / K)
 
 
 def safe_ascent_step(N: int, d: int, eps2: float) -> float:
-    """Step 8n/(9c) with which gradient ascent on ΔR cannot overshoot (lesson 2, eq. 2.20)."""
+    """Step 8n/(9c) with which gradient ascent on ΔR cannot overshoot (lesson 2, eq. 2.20).
+
+    >>> round(safe_ascent_step(180, 3, 0.1), 2)
+    5.33
+    """
+    _check_numbers(eps2, N=N, d=d)
     return 8 * N * eps2 / (9 * d)
 
 
