@@ -304,7 +304,7 @@ agree(my_coding_rate, rates.coding_rate, batch[0], 0.1)
 # $\ln(1/\varepsilon)$. Write $m = \operatorname{rank} Z$:
 #
 # $$
-# R(Z) = m \ln\frac{1}{\varepsilon} + \frac12 \sum_{i=1}^{m} \ln\frac{d\,\sigma_i^2}{n} + o(1) \qquad (\varepsilon \to 0) \tag{1.10}
+# \lim_{\varepsilon \to 0} \left[ R(Z) - m \ln\frac{1}{\varepsilon} \right] = \frac12 \sum_{i=1}^{m} \ln\frac{d\,\sigma_i^2}{n} \tag{1.10}
 # $$
 #
 # *(1.10) Checked. At fine precision the rate counts dimensions — Ma et al. 2007*
@@ -322,12 +322,15 @@ agree(my_coding_rate, rates.coding_rate, batch[0], 0.1)
 # %%
 flat = six * torch.tensor([1.0, 0.0])                                      # every token moved onto the first axis
 tiny, huge = 1e-8, 1e12
-def fine_side(x, m):
-    n, d = x.shape
-    return -m / 2 * math.log(tiny) + 0.5 * (d * torch.linalg.svdvals(x)[:m] ** 2 / n).log().sum()
+def left_over(x, m):
+    return rates.coding_rate(x, tiny) + m / 2 * math.log(tiny)             # ln(1/ε) = −½ ln ε²
 
-check("1.10", torch.stack([rates.coding_rate(six, tiny), rates.coding_rate(flat, tiny)]),
-      torch.stack([fine_side(six, 2), fine_side(flat, 1)]), "rank two and rank one at ε² = 1e-8", tol=DIFFERENCES)
+def limit(x, m):
+    n, d = x.shape
+    return 0.5 * (d * torch.linalg.svdvals(x)[:m] ** 2 / n).log().sum()
+
+check("1.10", torch.stack([left_over(six, 2), left_over(flat, 1)]), torch.stack([limit(six, 2), limit(flat, 1)]),
+      "rank two and rank one at ε² = 1e-8", tol=DIFFERENCES)
 
 # %%
 def energy_side(x, eps2):
@@ -367,10 +370,10 @@ show(fig, alt="Two curves fall from left to right over a logarithmic axis: the r
 #
 # A good measure should not depend on how we happen to write the tokens down. Rotating all tokens ($Q$ orthogonal,
 # from the left) leaves the singular values alone, and so does reordering or any other orthogonal mixing of the
-# tokens ($P$ orthogonal, from the right).
+# tokens ($Q'$ orthogonal, from the right).
 #
 # $$
-# R(Q Z P) = R(Z) \tag{1.12}
+# R(Q Z Q') = R(Z) \tag{1.12}
 # $$
 #
 # *(1.12) Checked. Rotations of the space and permutations of the tokens change nothing — Ma et al. 2007*

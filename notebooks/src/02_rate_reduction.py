@@ -444,7 +444,7 @@ print("never negative:", bool((formula >= 0).all()), "· zero at x = 0:", bool((
 # \frac{n_k}{d_k} > x^\ast \quad\Longleftrightarrow\quad \varepsilon^4 < \frac{n_k}{n} \cdot \frac{d^2}{d_k^2} \tag{2.16}
 # $$
 #
-# *(2.16) Checked. Fine precision makes groups round; the condition in the theorem of Yu et al. 2020, derived by this series*
+# *(2.16) Checked. Fine precision makes groups round: the condition of the theorem, with its constant — Yu et al. 2020, derived by this series*
 
 # %%
 def bending_point(k):
@@ -604,7 +604,7 @@ check_below("2.19", (ends / (2 / 0.5 / 5)).abs(), torch.full_like(ends, 9 / 8), 
 # convex set.
 #
 # $$
-# \Delta R(Z) \le \Delta R(Z^+), \qquad z_j^+ = \frac{y_j}{\|y_j\|}, \quad Y = Z + \tau\,\nabla\Delta R(Z), \quad \tau = \frac{8n}{9c} \tag{2.20}
+# \Delta R(Z) \le \Delta R(Z^+), \qquad z_j^+ = \frac{y_j}{\|y_j\|}, \quad [y_1 \dots y_n] = Z + \tau\,\nabla\Delta R(Z), \quad \tau = \frac{8n}{9c} \tag{2.20}
 # $$
 #
 # *(2.20) Checked. Step along the gradient, renormalise: the rate reduction never falls — this series · `rates.safe_ascent_step`*
