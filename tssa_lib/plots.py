@@ -155,6 +155,18 @@ def pictures(images: Sequence[Any], titles: Sequence[str], *, columns: int = 4, 
     return axes[0].figure
 
 
+def detections(images: Sequence[Any], boxes: Sequence[Any], labels: Sequence[Sequence[str]], titles: Sequence[str], *,
+               columns: int = 4, size: float = 2.6) -> Figure:
+    """Images (H, W, 3) with their boxes (n, 4), x0 y0 x1 y1 in pixels, and a label at each box."""
+    figure = pictures(images, titles, columns=columns, size=size)
+    for ax, corners, words in zip(figure.axes, boxes, labels):
+        for (x0, y0, x1, y1), word in zip(_np(corners), words):
+            ax.add_patch(plt.Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, color="#F0E442", linewidth=1.5))
+            ax.text(x0, y0 - 2, word, color="black", backgroundcolor="#F0E442", fontsize=6, va="bottom",
+                    bbox={"pad": 0.8, "color": "#F0E442"})
+    return figure
+
+
 def group_map(labels: Any) -> np.ndarray:
     """Group numbers (H, W) as an RGB picture in the groups' colours, for `pictures`."""
     palette = np.array([[int(c[i:i + 2], 16) for i in (1, 3, 5)] for c in COLORS], np.uint8)

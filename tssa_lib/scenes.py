@@ -111,7 +111,7 @@ class SceneSpec:
     digits: tuple[int, int] = (2, 5)  # digits in a scene
     side: tuple[int, int] = (20, 44)  # longer side of a digit, pixels
     contrast: tuple[int, int] = (90, 200)  # grey levels between the ink and its surroundings
-    tint: int = 40  # most grey levels by which one colour channel of the ink departs from the rest
+    tint: int = 30  # most grey levels by which one colour channel of the ink departs from the rest
     gap: int = 2  # pixels kept free between two boxes and at the border
     seed: int = 0
 
@@ -201,8 +201,9 @@ def _glyph(ink: np.ndarray, side: int) -> np.ndarray:
     """One digit as opacity 0..255, cut to its visible ink, longer side close to `side` pixels."""
     rows, cols = ink.any(1).nonzero()[0], ink.any(0).nonzero()[0]
     ink = np.pad(ink[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1], 1)  # the rim fades out
-    scale = max(ink.shape) - 1  # a one-cell rim on both sides leaves about half a cell visible
+    scale = max(ink.shape) - 2  # the cells that hold ink
     alpha = _resize(ink * 255 // 16, ink.shape[0] * side // scale, ink.shape[1] * side // scale)
+    alpha = (2 * alpha - 112).clip(0, 255)  # crisp strokes: a cell says how much of it the pen covered
     rows, cols = ((alpha >= VISIBLE).any(a).nonzero()[0] for a in (1, 0))
     return alpha[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1][:side, :side]
 

@@ -11,6 +11,7 @@ import csv
 import io
 import logging
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +30,7 @@ from ultralytics.utils.patches import imread
 # Digit scenes from scratch on a CPU, in minutes. Digits must not be mirrored, and scenes are small,
 # so mosaic and flips are off; `optimizer="auto"` would take a learning rate six times too low here.
 SCENES = dict(
-    imgsz=128, epochs=12, batch=8, nbs=8, optimizer="AdamW", lr0=0.004, lrf=0.05, momentum=0.9, warmup_epochs=1,
+    imgsz=128, epochs=16, batch=8, nbs=8, optimizer="AdamW", lr0=0.004, lrf=0.05, momentum=0.9, warmup_epochs=1,
     mosaic=0.0, fliplr=0.0, scale=0.2, translate=0.05, hsv_s=0.3, hsv_v=0.2,
     cache="ram", workers=0, plots=False, amp=False,
 )  # fmt: skip
@@ -201,7 +202,32 @@ def predict(model: YOLO, source: Any, **settings: Any) -> list:
         for file in sorted(path.iterdir()) if path and path.is_dir() else [path] if path else []:
             if file.suffix[1:].lower() in IMG_FORMATS and not _readable(file):
                 raise ValueError(f"expected an image that can be read, got {file}")
-    return model.predict(source, **{"verbose": False, "save": False, **settings})
+    with _logging(quiet=not settings.get("verbose")):
+        return model.predict(source, **{"verbose": False, "save": False, **settings})
+
+
+def validate(model: YOLO, data: str | Path, **settings: Any) -> tuple[dict[str, float], dict[str, float]]:
+    """Measure a detector on the validation images of a data YAML, quietly.
+
+    Returns the metrics (precision, recall, mAP50, mAP50-95) and the mAP50 of each class that occurs.
+    settings: any of Ultralytics' `val`, above all imgsz. Raises as `check_data` does.
+    """
+    place = dict(project=str(data_dir() / "runs"), name="val", exist_ok=True)
+    with _logging(quiet=True):
+        described = check_data(data)
+        found = model.val(data=described["yaml_file"], **{"plots": False, "verbose": False, "workers": 0, **place, **settings})
+    return _scores(found)
+
+
+def export(model: YOLO, format: str = "onnx", **settings: Any) -> Path:
+    """Write a trained detector in another format, quietly, and return where.
+
+    settings: any of Ultralytics' `export`, above all imgsz; ONNX takes other sizes, too (dynamic).
+    """
+    onnx = {"simplify": False, "dynamic": True} if format == "onnx" else {}  # nothing more to install
+    with _logging(quiet=True), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own, about constants that it folds
+        return Path(model.export(format=format, **{"verbose": False, **onnx, **settings}))
 
 
 class LiveCurve:
@@ -211,7 +237,7 @@ class LiveCurve:
     every: seconds between two drawings.
     """
 
-    def __init__(self, title: str, goal: float | None = None, every: float = 3.0):
+    def __init__(self, title: str, goal: float | None = None, every: float = 5.0):
         self.title, self.goal, self.every = title, goal, every
         self._handle, self._drawn = None, 0.0
 
@@ -286,13 +312,15 @@ def _run(model: YOLO, watch: Callable[[History], None] | None, **settings: Any) 
     finally:
         for event, ours in (("on_train_batch_end", on_batch), ("on_fit_epoch_end", on_epoch)):
             model.callbacks[event] = [f for f in model.callbacks[event] if f is not ours]
-    scores = metrics if isinstance(metrics, dict) else metrics.results_dict
-    box = getattr(metrics, "box", None)
-    per_class = {} if box is None else {metrics.names[int(c)]: float(a) for c, a in zip(box.ap_class_index, box.ap50)}
-    return Run(
-        Path(model.trainer.save_dir), {name: float(scores[key]) for key, name in METRICS.items()},
-        per_class, time.perf_counter() - start,
-    )  # fmt: skip
+    return Run(Path(model.trainer.save_dir), *_scores(metrics), time.perf_counter() - start)
+
+
+def _scores(found: Any) -> tuple[dict[str, float], dict[str, float]]:
+    """Metrics by our names, and mAP50 by class; after several GPUs there is a dict without classes."""
+    totals = found if isinstance(found, dict) else found.results_dict
+    box = getattr(found, "box", None)
+    per_class = {} if box is None else {found.names[int(c)]: float(a) for c, a in zip(box.ap_class_index, box.ap50)}
+    return {name: float(totals[key]) for key, name in METRICS.items()}, per_class
 
 
 def _new_folder(folder: str | Path | None) -> Path:

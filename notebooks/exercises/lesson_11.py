@@ -1,0 +1,68 @@
+"""Exercises of lesson 11: the right answers, typical wrong ones with their diagnosis, and hints."""
+
+import torch
+
+from tssa_lib.lessons import Exercise
+
+
+def _label(x0, y0, x1, y1, side):
+    return torch.tensor([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0]) / side
+
+
+def _tokens(height, width):
+    return (height // 32) * (width // 32)
+
+
+EXERCISES = [
+    Exercise(
+        id="11.1",
+        hint="the centre is the mean of the two corners; divide all four numbers by the side.",
+        inputs=[(10.0, 20.0, 40.0, 70.0, 128.0), (5.0, 3.0, 25.0, 33.0, 100.0)],
+        right=_label,
+        wrong={
+            "these are pixels; YOLO wants shares of the picture: divide by the side.":
+                lambda x0, y0, x1, y1, side: _label(x0, y0, x1, y1, side) * side,
+            "the first two numbers are the upper left corner; YOLO wants the centre.":
+                lambda x0, y0, x1, y1, side: torch.tensor([x0, y0, x1 - x0, y1 - y0]) / side,
+            "the last two numbers are a corner; YOLO wants width and height.":
+                lambda x0, y0, x1, y1, side: torch.tensor([(x0 + x1) / 2, (y0 + y1) / 2, x1, y1]) / side,
+            "x and y are swapped.":
+                lambda x0, y0, x1, y1, side: _label(y0, x0, y1, x1, side),
+        },
+    ),
+    Exercise(
+        id="11.2",
+        hint="intersection (1 − m) · 1; the union is both areas less the intersection.",
+        inputs=[(0.25,), (0.6,)],
+        right=lambda m: (1 - m) / (1 + m),
+        wrong={
+            "that is the intersection; divide by the union.": lambda m: 1 - m,
+            "you divided by both areas together; the intersection is in there twice.": lambda m: (1 - m) / 2,
+            "that is the share that does not overlap: 1 − IoU.": lambda m: 2 * m / (1 + m),
+        },
+    ),
+    Exercise(
+        id="11.3",
+        hint="one token for each 32 × 32 pixels; the matrix has one number for each pair of tokens.",
+        inputs=[(640, 640), (320, 96)],
+        right=lambda height, width: torch.tensor([_tokens(height, width), _tokens(height, width) ** 2]),
+        wrong={
+            "those are tokens at stride 16; layer 10 works at stride 32.":
+                lambda height, width: torch.tensor([4 * _tokens(height, width), (4 * _tokens(height, width)) ** 2]),
+            "the second number is again the tokens; a similarity matrix holds every pair.":
+                lambda height, width: torch.tensor([_tokens(height, width)] * 2),
+            "those are pixels; 32 × 32 of them make one token.":
+                lambda height, width: torch.tensor([height * width, (height * width) ** 2]),
+        },
+    ),
+    Exercise(
+        id="11.4",
+        hint="write each digit on thin paper and look at it from behind.",
+        right={0, 1, 8},
+        wrong={
+            "3 survives being turned upside down (top to bottom), not left to right.": {0, 1, 3, 8},
+            "1 is, in most hands, little more than a stroke: it survives, too.": {0, 8},
+            "6 and 9 turn into each other when rotated by half a turn, not when mirrored.": {0, 1, 6, 8, 9},
+        },
+    ),
+]
