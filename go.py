@@ -26,14 +26,8 @@ OLDEST = (3, 10)
 
 # Imports once, with messages shown here and not in a lesson: settings and font caches are written at the first import.
 FIRST_IMPORTS = """
-import shutil
-import matplotlib.font_manager as fonts
-import ultralytics, ultralytics.utils as u
-import sklearn.datasets, jupyterlab.labapp, nbclient, ipywidgets
-u.SETTINGS.update(sync=False)
-font = u.USER_CONFIG_DIR / "Arial.ttf"  # Ultralytics would look for this font on the network
-if not font.exists():
-    shutil.copy(fonts.findfont("DejaVu Sans"), font)
+import matplotlib.font_manager, sklearn.datasets, jupyterlab.labapp, nbclient, ipywidgets
+import tssa_lib.yolo  # writes Ultralytics' settings, without telemetry, and a font that it would look for on the network
 """
 
 
