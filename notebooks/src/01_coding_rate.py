@@ -18,7 +18,7 @@
 #
 # **Before this:** matrices, eigenvalues, determinants, gradients. No information theory.
 #
-# **Time:** about 40 minutes to read, 10 seconds to run on two CPU cores.
+# **Time:** about 40 minutes to read, 12 seconds to run on two CPU cores.
 
 # %%
 import math

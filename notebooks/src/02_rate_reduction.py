@@ -18,7 +18,7 @@
 #
 # **Before this:** lesson 1 (the coding rate R, the second moment S, the constant c = d/ε²).
 #
-# **Time:** about 45 minutes to read, 15 seconds to run on two CPU cores.
+# **Time:** about 45 minutes to read, 16 seconds to run on two CPU cores.
 
 # %%
 import math
