@@ -20,8 +20,9 @@ import logging
 import os
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch  # before ultralytics, which else holds torch to one thread
 from torch import Tensor, nn
@@ -30,6 +31,9 @@ from tssa_lib.scenes import data_dir
 from tssa_lib.tssa import TSSA
 
 SCALES = "nsmlx"
+KNOWN = {"C2TSSA"}  # block names of ours
+AFTER = {"P3": 4, "P4": 6, "P5": 10}  # last row of each level in YOLO11's backbone; row 10 is the attention
+SWITCHES = ("e", "head_width", "normalize", "temp")  # of C2TSSA in a model YAML, in this order
 
 
 def _make_quiet() -> bool:
@@ -66,7 +70,7 @@ import ultralytics.engine.model as engine  # noqa: E402
 from ultralytics import YOLO  # noqa: E402
 from ultralytics.nn import tasks  # noqa: E402
 from ultralytics.nn.modules import C2PSA, Conv  # noqa: E402
-from ultralytics.utils import LOGGER  # noqa: E402
+from ultralytics.utils import LOGGER, YAML  # noqa: E402
 from ultralytics.utils.callbacks.base import default_callbacks  # noqa: E402
 
 logging.disable(logging.NOTSET)
@@ -144,6 +148,10 @@ def _with_c2tssa(parse):
     @functools.wraps(parse)
     def parse_model(d, ch, verbose=True):
         rows = [*d["backbone"], *d["head"]]
+        for i, (_, _, name, _) in enumerate(rows):
+            if name not in KNOWN and not name.startswith(("nn.", "torchvision.ops.")) and not hasattr(tasks, name):
+                raise ValueError(f"expected a block that Ultralytics or this package knows in row {i} of the model "
+                                 f"YAML, got {name!r}; known are {', '.join(_known())}")  # fmt: skip
         ours = {i: args for i, (_, _, name, args) in enumerate(rows) if name == "C2TSSA"}
         if not ours:
             return parse(d, ch, verbose)
@@ -167,23 +175,63 @@ def _with_c2tssa(parse):
     return parse_model
 
 
+def _known() -> list[str]:
+    """The names that a row of a model YAML may hold, besides torch.nn's and torchvision's."""
+    modules = {n: v for n, v in vars(tasks).items() if isinstance(v, type) and issubclass(v, nn.Module)}
+    return sorted(KNOWN | {n for n, v in modules.items() if not issubclass(v, (tasks.BaseModel, tasks.Ensemble))})
+
+
 def _with_our_yaml(load):
-    """Ultralytics' `yaml_model_load`, taught where `yolo11n-tssa.yaml` and its scales lie."""
+    """Ultralytics' `yaml_model_load`, taught `yolo11n-tssa.yaml`, its scales and its placements."""
 
     @functools.wraps(load)
     def yaml_model_load(path):
-        name = re.fullmatch(r"yolo11([a-z]?)(-tssa[\w-]*)\.ya?ml", str(path))
+        name = re.fullmatch(r"yolo11([a-z]?)-(tssa|psa)(?:-((?:p[345])+))?\.ya?ml", str(path))
         if not name or Path(path).exists():
             return load(path)
-        scale, variant = name.groups()
-        file = Path(__file__).with_name(f"yolo11{variant}.yaml")
-        if not file.exists():
-            return load(path)
+        scale, block, places = name.groups()
         if scale not in SCALES:  # "" stands for n
             raise ValueError(f"expected a scale of {', '.join(SCALES)} after yolo11, got {scale!r} in {path}")
-        return {**load(file), "scale": scale or SCALES[0], "yaml_file": str(path)}
+        d = with_attention(re.findall("P.", (places or "p5").upper()), f"C2{block.upper()}")
+        return {**d, "scale": scale or SCALES[0], "yaml_file": str(path)}
 
     return yaml_model_load
+
+
+def with_attention(places: Sequence[str] = ("P5",), block: str = "C2TSSA", **switches: Any) -> dict[str, Any]:
+    """The rows of a YOLO11 with attention at the end of several levels of its backbone, as a model dictionary.
+
+    places: "P5" (stride 32, where YOLO11 has it), and "P4" (16) and "P3" (8) if wanted; block: "C2TSSA" or
+    stock "C2PSA"; switches: `e`, `head_width`, `normalize` and `temp` of C2TSSA. By name the same is
+    `YOLO("yolo11n-tssa-p4p5.yaml")`, `YOLO("yolo11n-psa-p3p4p5.yaml")`. With switches: add the key
+    `scale`, or write the dictionary to a file like `yolo11n-mine.yaml`. `ValueError` for other places,
+    blocks and switches.
+
+    >>> [row[2] for row in with_attention(("P4", "P5"))["backbone"]].index("C2TSSA")
+    7
+    """
+    d = YAML.load(Path(__file__).with_name("yolo11-tssa.yaml"))
+    rows, cut = d["backbone"] + d["head"], len(d["backbone"])
+    if "P5" not in places or not set(places) <= AFTER.keys():
+        raise ValueError(f"expected places P5 and perhaps P4 and P3, got {', '.join(places) or 'none'}")
+    if block not in ("C2TSSA", "C2PSA"):
+        raise ValueError(f"expected the block C2TSSA or C2PSA, got {block!r}")
+    given = dict(zip(SWITCHES, rows[AFTER["P5"]][3][1:]))
+    if not switches.keys() <= given.keys() or (switches and block != "C2TSSA"):
+        raise ValueError(f"expected switches of C2TSSA ({', '.join(given)}), got {', '.join(switches)} for {block}")
+    args = [*{**given, **switches}.values()] if block == "C2TSSA" else []
+    rows[AFTER["P5"]] = [-1, 2, block, [1024, *args]]
+    for place in ("P4", "P3"):  # later rows first, so that the numbers of the earlier ones still hold
+        if place in places:
+            at, cut = AFTER[place], cut + 1
+            moved = [[_shift(f, at), *rest] for f, *rest in rows]
+            rows = [*moved[: at + 1], [-1, 2, block, [512, *args]], *moved[at + 1 :]]
+    return {**d, "backbone": rows[:cut], "head": rows[cut:]}
+
+
+def _shift(f: int | list[int], at: int) -> int | list[int]:
+    """Where a row reads from, once a row is put in behind row `at` and takes its place as a source."""
+    return [_shift(g, at) for g in f] if isinstance(f, list) else f + (f >= at)
 
 
 def _import_us(trainer) -> None:
@@ -247,6 +295,7 @@ def load(model: YOLO, weights: str | Path | nn.Module) -> Carried:
     if not isinstance(target, tasks.BaseModel) or not isinstance(source, tasks.BaseModel):
         raise ValueError(f"expected two Ultralytics models, got {type(target).__name__} and {type(source).__name__}")
     fitted = copy.deepcopy(source).float()
+    fitted.model = _aligned(target.model, fitted.model)
     for i, (ours, theirs) in enumerate(zip(target.model, fitted.model)):
         if isinstance(ours, C2TSSA) and type(theirs) is C2PSA:
             block = copy.deepcopy(ours)
@@ -270,6 +319,17 @@ def load(model: YOLO, weights: str | Path | nn.Module) -> Carried:
         )
     model.load(fitted)
     return found
+
+
+def _aligned(ours: nn.Sequential, theirs: nn.Sequential) -> nn.Sequential:
+    """Their layers at our numbers: attention that only one of the two has would shift all that follow."""
+    left, layers = list(theirs), []
+    for layer in ours:
+        while left and isinstance(left[0], C2PSA) and not isinstance(layer, C2PSA):
+            left.pop(0)
+        alone = not left or (isinstance(layer, C2PSA) and not isinstance(left[0], C2PSA))
+        layers.append(nn.Identity() if alone else left.pop(0))
+    return nn.Sequential(*layers)
 
 
 def _carry(ours: C2TSSA, theirs: C2PSA) -> bool:
