@@ -1,0 +1,158 @@
+"""Attention at P5, P4 and P3 of YOLO11, TSSA against softmax: operations counted, seconds and memory measured.
+
+Lesson 10 reads what `python -m tssa_lib.placements` writes, data/results/placements.json. Counting runs the model
+on PyTorch's "meta" device, which knows shapes only: exact, the same on every machine, and no size is too large.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from tssa_lib.yolo import YOLO
+
+SIZES = (640, 1280, 1920)                                      # sides of the picture, in pixels
+PLACES = ("p5", "p4p5", "p3p4p5")
+MODELS = [f"yolo11n-{block}-{places}.yaml" for places in PLACES for block in ("psa", "tssa")]
+RESULTS = Path(__file__).resolve().parents[1] / "data" / "results" / "placements.json"
+
+
+class Cost(NamedTuple):
+    """What one picture costs: multiply–adds of all convolutions and matrix products, and the largest tensor."""
+
+    macs: int            # of the whole model
+    attention_macs: int  # of the modules named attn
+    largest: int         # bytes of the largest tensor that any operation makes, in float32
+
+
+class _Largest(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        self.bytes = max([self.bytes, *(t.nbytes for t in tree_leaves(out) if isinstance(t, torch.Tensor))])
+        return out
+
+
+def count(model: torch.nn.Module, height: int, width: int | None = None) -> Cost:
+    """The cost of one picture of height × width pixels, counted without computing anything.
+
+    model: a detector (`YOLO(…).model`), which stays as it is; decoding its maps into boxes isn't counted. One
+    multiply–add is two FLOPs.
+
+    >>> count(YOLO("yolo11n-tssa.yaml").model, 64).attention_macs
+    136192
+    """
+    shapes_only = copy.deepcopy(model).eval().to("meta")
+    shapes_only.model[-1].training = True  # the head gives its maps and does not decode them into boxes
+    picture = torch.empty(1, 3, height, width or height, device="meta")
+    with torch.no_grad(), FlopCounterMode(display=False) as flops, _Largest() as largest:
+        shapes_only(picture)
+    by_module = {name: sum(ops.values()) for name, ops in flops.get_flop_counts().items()}
+    attention = sum(n for name, n in by_module.items() if name.endswith(".attn"))
+    return Cost(flops.get_total_flops() // 2, attention // 2, largest.bytes)
+
+
+def seconds(names: list[str], size: int, budget: float = 40.0, most: int = 21) -> dict[str, list[tuple[float, float]]]:
+    """(Wall, processor) seconds of forward passes of several models at one size, in turns, so that all see one machine.
+
+    With one thread the processor's seconds hardly depend on what else the machine does.
+    """
+    models = {name: YOLO(name).model.eval().fuse(verbose=False) for name in names}
+    picture = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    took: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+    end = time.perf_counter() + budget
+    with torch.inference_mode():
+        for turn in range(most + 1):
+            for name, model in models.items():
+                wall, processor = time.perf_counter(), time.process_time()
+                model(picture)
+                if turn:  # the first is to warm up
+                    took[name].append((time.perf_counter() - wall, time.process_time() - processor))
+            if turn and time.perf_counter() > end:
+                break
+    return took
+
+
+def peak(name: str, size: int) -> float:
+    """MiB that one forward pass adds to the memory of a fresh process, at its peak (Linux)."""
+    code = f"import tssa_lib.placements as p; p._peak_here({name!r}, {size})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return float(done.stdout.split()[-1])
+
+
+def _peak_here(name: str, size: int) -> None:
+    kilobytes = lambda kind: int(re.search(rf"{kind}:\s*(\d+)", Path("/proc/self/status").read_text())[1])
+    model = YOLO(name).model.eval().fuse(verbose=False)
+    with torch.inference_mode():
+        model(torch.rand(1, 3, 64, 64))
+        before = kilobytes("VmRSS")
+        model(torch.rand(1, 3, size, size))
+    print(f"{(kilobytes('VmHWM') - before) / 1024:.1f}")
+
+
+def measure(sizes: list[int], path: Path = RESULTS, share: float = 0.6) -> dict[str, Any]:
+    """Measure every placement at every size and write the results; sizes that are there already stay.
+
+    A model whose attention maps alone need more than `share` of the free memory is not run, and says so.
+    """
+    import psutil
+
+    found = json.loads(path.read_text()) if path.is_file() else {}
+    rows = [row for row in found.get("rows", []) if row["size"] not in sizes]
+    for size in sizes:
+        costs = {name: count(YOLO(name).model, size) for name in MODELS}
+        needs = {name: 2 * cost.largest for name, cost in costs.items()}  # the map before and after its softmax
+        runs = [name for name in MODELS if needs[name] < share * psutil.virtual_memory().available]
+        took = seconds(runs, size)
+        for name in MODELS:
+            row = {"model": name, "size": size, **costs[name]._asdict()}
+            if name in took:
+                wall, processor = (round(1e3 * statistics.median(t), 1) for t in zip(*took[name]))
+                row |= {"wall_ms": wall, "processor_ms": processor, "runs": len(took[name]), "peak_mib": peak(name, size)}
+            else:
+                row |= {"not_run": f"needs {needs[name] / 2**30:.0f} GiB for two maps"}
+            rows.append(row)
+            print(row, flush=True)
+        found = {
+            "command": "python -m tssa_lib.placements",
+            "what": "one picture, float32, batch norm fused, random weights; medians of interleaved runs on the CPU; "
+            "milliseconds on the wall and of the processor; peak_mib is what a forward pass adds in a fresh process",
+            "threads": torch.get_num_threads(), "load": round(os.getloadavg()[0], 1), "cores": os.cpu_count(),
+            "torch": torch.__version__, "python": platform.python_version(), "machine": platform.machine(),
+            "rows": sorted(rows, key=lambda r: (r["size"], MODELS.index(r["model"]))),
+        }  # fmt: skip
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(found, indent=1) + "\n")
+    return found
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m tssa_lib.placements", description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES), help="sides in pixels (default: 640 1280 1920)")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="the JSON file; sizes that it holds already are kept")
+    parser.add_argument("--threads", type=int, default=1, help="1 is robust on a machine that does other things")
+    given = parser.parse_args(arguments)
+    torch.set_num_threads(given.threads)
+    measure(given.sizes, given.out)
+
+
+if __name__ == "__main__":
+    main()
