@@ -168,7 +168,7 @@ def card(switch, released, restored=None, target=None):
     target = operator(x[0], heads(theory_but())) if target is None else target
     gone, left = ((v - target).norm() / target.norm() for v in (released, restored))
     assert left < 1e-9 and left < gone / 10, (gone.item(), left.item())
-    print(f"✓ {switch}: the theory is back to 1e-9 (released, the layer is {gone:.1g} of its size away)")
+    print(f"✓ {switch}: the theory is back to 1e-9 (released, it is off by {gone:.1g} of its size)")
 
 
 # %% [markdown]
@@ -239,7 +239,7 @@ for ax, name in ((left, "tied"), (right, "untied")):
                       xlabel="step size γ", ylabel="R_c^var after / before", ax=ax)
     ax.set_ylim(0.5, 1.5), ax.get_legend().remove()
 show(fig, alt="Objective against step size for twelve tied and twelve untied layers: all tied curves fall, most untied rise",
-     digest=f"{falls['tied']} of 12 tied and {falls['untied']} of 12 untied layers lower R_c^var")
+     digest=f"{falls['tied']} of 12 tied and {falls['untied']} of 12 untied layers lower R_c^var at γ = 0.2")
 
 # %% [markdown]
 # ### Card 2 · The bases are not orthonormal
@@ -434,6 +434,7 @@ Pi = tssa.memberships(w)
 gates_raw, gates_divided = (tssa.gates(m).flatten() for m in (tssa.second_moments(w, Pi), divided_moments(w, Pi)))
 fig = plots.bars([str(i) for i in range(16)], {"from raw squares": gates_raw, "from divided squares": gates_divided},
                  title="The gates of one layer, 4 heads × 4 coordinates", xlabel="coordinate of the heads", ylabel="gate D")
+fig.axes[0].set_ylim(0, 1.3)
 show(fig, alt="Sixteen gates: those from raw squares differ, those from divided squares are all close to one",
      digest=f"raw {gates_raw.min():.2f} … {gates_raw.max():.2f}, divided {gates_divided.min():.2f} … {gates_divided.max():.2f}")
 
@@ -594,6 +595,7 @@ trained = theory_but(attn_drop=0.25)
 card("attn_drop=0, or eval()", trained(x)[0], restored=trained.eval()(x)[0])
 fig = plots.bars([str(i) for i in range(16)], {"without": D.flatten(), "one draw, rate 0.25": with_mask}, title="Dropout on D",
                  xlabel="coordinate of the heads", ylabel="gate D", hlines={"D = 1": 1.0})
+fig.axes[0].set_ylim(0, 1.5)
 show(fig, alt="Sixteen gates with and without dropout: some bars vanish, the others grow by a third",
      digest=f"without: {D.min():.2f} … {D.max():.2f}; each survivor grows by the factor {1 / 0.75:.2f}")
 
@@ -706,6 +708,7 @@ pre, plain = (torch.stack(v) for v in zip(*(ratios(g) for g in gammas)))   # (8,
 share = (pre < 1).double().mean(1)
 fig = plots.lines(gammas, {"pre-norm, LN(x)": pre.mean(1), "without norm": plain.mean(1)}, title="A step with and without pre-norm",
                   xlabel="step size γ", ylabel="R_c^var after / before, mean", markers=True, hlines={"unchanged": 1.0}, vlines={"γ = 2": 2.0})
+fig.axes[0].set_ylim(0, 1.8)
 show(fig, alt="Ratio of the objective after and before a step against step size: without norm it falls throughout, with pre-norm it has a minimum near one and a half and rises above one at four",
      digest=f"pre-norm: {share[:5].min():.2f} of the inputs fall at every γ below 2, {share[-1]:.2f} at γ = 4; "
             f"without norm {(plain < 1).double().mean():.2f} everywhere")
@@ -800,7 +803,7 @@ plots.lines(range(1, 33), {"mean logit / θ": logits, "p / t": 4 / torch.arange(
             xlabel="position t", ylabel="logit / θ", ax=left)
 fig = plots.lines(range(1, 33), {"last token": gap}, title="Causal against full layer, θ = 3", xlabel="tokens seen t",
                   ylabel="relative difference", ax=right)
-show(fig, alt="Left: the causal logits fall like p over t. Right: relative difference between causal and full layer at the last token, zero at first, then up to a fifth",
+show(fig, alt="Left: the causal logits fall like p over t. Right: relative difference between causal and full layer at the last token, zero at the first token, near a fifth at the second, then a few per cent",
      digest=f"logit/θ is {logits[0]:.2f} at t = 1 and below {logits[16:].max() + 0.05:.1f} after t = 16; largest difference {max(gap):.2f}")
 
 # %% [markdown]
@@ -974,7 +977,7 @@ left, right = plots.row(2)
 plots.lines(curve, {"y, K = 4": -curve / (4 * (1 + curve ** 2))}, title="The layer on a single token", xlabel="coordinate w",
             ylabel="gated coordinate y", ax=left)
 fig = plots.lines([0, 6, 12, 24, 48, 96], {"24 real tokens": rows}, title="What padding changes", xlabel="zero tokens appended",
-                  ylabel="relative change of the real tokens' output", markers=True, ax=right)
+                  ylabel="relative change of the output", markers=True, ax=right)
 show(fig, alt="Left: the curve of the layer on one token, an S that returns to zero. Right: the output of real tokens changes the more zero tokens are appended",
      digest=f"{rows[3]:.0%} change when as many zero tokens are appended as there are real ones")
 
