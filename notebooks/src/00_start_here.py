@@ -64,7 +64,7 @@ show(plots.pictures(panels, 2 * titles, columns=6, size=2.2, unit="membership π
 #
 # Two warnings at once. These are groups of *texture and colour*, not of things: on a crowded street the same
 # recipe finds edges and flat areas (lesson 6 shows it fail). And the layer inside a network uses another rule
-# for $\Pi$, whose maps are almost blank until training has sharpened them (lesson 6 measures it).
+# for $\Pi$, whose maps start almost blank (lesson 6 measures it).
 
 # %% [markdown]
 # ## 0.2 The whole argument, in seven steps
@@ -161,15 +161,15 @@ for _ in range(6):
 
 # %%
 before, after = plots.row(2)
-look = dict(directions=torch.eye(2), names="abcdef", xlabel="coordinate 1")
+look = dict(directions=torch.eye(2), names="abcdef")
 plots.points(six, [0, 0, 0, 1, 1, 1], title="six tokens", ax=before, **look)
 fig = plots.points(moved, [0, 0, 0, 1, 1, 1], title="after six TSSA steps (γ = 1)", ax=after, **look)
 show(fig, alt="Left, six tokens scattered around two axes; right, the same tokens after six steps, pressed onto their axes",
      digest="bound in nats after each step: " + ", ".join(f"{r:.2f}" for r in price))
 
 # %% [markdown]
-# The tokens were pressed onto the two axes: what stuck out of a group's direction was taken for noise, what lay
-# along it was kept.
+# The tokens were pressed onto the two axes: what stuck out of a group's direction was taken for noise and is gone, what
+# lay along it lost little.
 #
 # **Step 6 (lesson 6). Who belongs where.** Until here $\Pi$ was given. If tokens come from a mixture of
 # subspaces, the probability that token $j$ came from subspace $k$ grows with its energy there,
@@ -251,6 +251,7 @@ print(f"R of the six tokens: {R:.3f} nats = {R / torch.tensor(2.0).log():.3f} bi
 # | $n_k$ | – | mass of group k, $\sum_j \pi_{jk}$ | `Pi.sum(-1)` |
 # | $s_k$, $s_{ki}$ | p, – | second moments of group k along its directions | `s`, `tssa.second_moments` |
 # | $D$, $D_k$ | p × p, diagonal | gates $f'(s_k)$ | `D`, `tssa.gates` |
+# | $O$, $O_k$ | d × d, d × p | output map of the layer that people run, free or equal to $U_k$ (lesson 7) | `to_out[0].weight` |
 # | $\tau$, $t$ | – | step; step that does not depend on n, $t = \tau/n$ | `t` |
 # | $\gamma$ | – | step in the layer's units, where $c = 1$ | `gamma1` |
 # | $A$, $A_j$ | d × d | curvature of the majoriser at token j | `tssa.largest_safe_gamma` |
@@ -278,17 +279,17 @@ print(f"R of the six tokens: {R:.3f} nats = {R / torch.tensor(2.0).log():.3f} bi
 #
 # | Lesson | What it holds | To read | To run |
 # |---|---|---|---|
-# | [1 · The coding rate](01_coding_rate.ipynb) | the price of a cloud of tokens | 40 min | 10 s |
-# | [2 · Rate reduction](02_rate_reduction.ipynb) | groups are cheaper; the best arrangement | 45 min | 20 s |
+# | [1 · The coding rate](01_coding_rate.ipynb) | the price of a cloud of tokens | 40 min | 12 s |
+# | [2 · Rate reduction](02_rate_reduction.ipynb) | groups are cheaper; the best arrangement | 45 min | 16 s |
 # | [3 · A step of compression is attention](03_attention_is_compression.ipynb) | CRATE's attention and its four approximations | 50 min | 20 s |
-# | [4 · The variational bound](04_variational_bound.ipynb) | one coordinate at a time, and what that costs | 60 min | 3 s |
-# | [5 · The TSSA update](05_tssa_update.ipynb) | the gradient step, and how far it may go | 60 min | 10 s |
+# | [4 · The variational bound](04_variational_bound.ipynb) | one coordinate at a time, and what that costs | 60 min | 15 s |
+# | [5 · The TSSA update](05_tssa_update.ipynb) | the gradient step, and how far it may go | 60 min | 15 s |
 # | [6 · Memberships](06_memberships.ipynb) | who belongs where, on photographs | 50 min | 20 s |
-# | [7 · The layer that people run](07_the_layer.ipynb) | a card for each departure from the formula | 50 min | 20 s |
-# | [8 · ToST, trained](08_tost.ipynb) | a classifier of digits, layer by layer | 30 min | 60 s |
+# | [7 · The layer that people run](07_the_layer.ipynb) | a card for each departure from the formula | 45 min | 15 s |
+# | [8 · ToST, trained](08_tost.ipynb) | a classifier of digits, layer by layer | 30 min | 40 s |
 # | [9 · Linear time](09_linear_time.ipynb) | cost against ten rivals, counted and measured | 40 min | 60 s |
-# | [10 · Inside YOLO11](10_inside_yolo11.ipynb) | where attention lives, and C2TSSA in its place | 40 min | 40 s |
-# | [11 · Train YOLO with TSSA](11_train_tssa_yolo.ipynb) | train, look, measure, export | 40 min | 90 s |
+# | [10 · Inside YOLO11](10_inside_yolo11.ipynb) | where attention lives, and C2TSSA in its place | 35 min | 40 s |
+# | [11 · Train YOLO with TSSA](11_train_tssa_yolo.ipynb) | train, look, measure, export | 35 min | 300 s |
 #
 # How the lessons keep themselves honest: each displayed equation is either a definition or **checked** by a cell
 # that prints a line with a tick, the largest error and what was allowed; a check that could not fail counts as

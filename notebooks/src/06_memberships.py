@@ -726,7 +726,8 @@ show(plots.pictures(panels, titles, size=2.4),
 #
 # The view below lets you ask single tokens. Hover over the picture, or move with the arrow keys, and read the
 # memberships of the token under the pointer; choose the rule, the number of groups and the temperature, and watch map and
-# objective change. It runs in the browser, without a kernel. The figure above is its still form for places that show no scripts.
+# objective change. It runs in the browser, without a kernel; where scripts are
+# not shown, the figures of section 6.7 stand for it.
 
 # %% tags=["nbval-ignore-output"]
 x_e, grid_e = photos.tokens(flower, d=8, longest=240)
