@@ -15,8 +15,8 @@ from tssa_lib import scenes
 from tssa_lib.scenes import SceneSpec, data_dir, digest, make_scenes, scene
 
 SMALL = SceneSpec(train=6, val=4, size=96, digits=(1, 3))
-SMALL_DIGEST = "184dd7d73728f82cd3513a1dc2a8f825252f1662c391b7dc60dc0e9826d9c5e9"
-DEFAULT_DIGEST = "4a4b7b928c28e4b1d0e50ad0afda1ce1574b259efee47039b13cea837bd367a1"
+SMALL_DIGEST = "ca8cd048f52c9c2629f0e9b694716a0531ab318bc7a92796e9aa9517f29d5882"
+DEFAULT_DIGEST = "1eba55f72e43e8afa8d59e8fe2d5043c6a07243f1a8a1c0b55ef03de05aa254b"
 
 
 def labels_of(image: Path) -> np.ndarray:
@@ -38,7 +38,7 @@ def test_a_seed_changes_every_scene():
 def test_splits_share_neither_digits_nor_pixels():
     spec = SceneSpec()
     used = {s: {n for i in range(getattr(spec, s)) for n in scene(spec, s, i).sources} for s in scenes.SPLITS}
-    assert len(used["train"]) > 600 and len(used["val"]) > 300
+    assert len(used["train"]) > 600 and len(used["val"]) > 250
     assert not used["train"] & used["val"]
     ink, _ = scenes._digits()
     seen = {ink[n].tobytes() for n in used["train"]}

@@ -106,11 +106,11 @@ class SceneSpec:
     """
 
     train: int = 400  # scenes for training
-    val: int = 200  # scenes for validation
+    val: int = 150  # scenes for validation
     size: int = 128  # side of the square scene, pixels
     digits: tuple[int, int] = (2, 5)  # digits in a scene
     side: tuple[int, int] = (20, 44)  # longer side of a digit, pixels
-    contrast: tuple[int, int] = (90, 200)  # grey levels between the ink and its surroundings
+    contrast: tuple[int, int] = (110, 200)  # grey levels between the ink and its surroundings
     tint: int = 30  # most grey levels by which one colour channel of the ink departs from the rest
     gap: int = 2  # pixels kept free between two boxes and at the border
     seed: int = 0

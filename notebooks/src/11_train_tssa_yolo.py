@@ -24,7 +24,7 @@
 # ## 11.1 Set up
 #
 # Importing `tssa_lib.yolo` teaches Ultralytics our block and keeps Ultralytics off the network. This lesson has two
-# forms. The full form trains for 16 epochs. If the environment variable `TSSA_LESSON` is `short`, it trains for 3
+# forms. The full form trains for 18 epochs. If the environment variable `TSSA_LESSON` is `short`, it trains for 3
 # epochs on a quarter of the scenes: enough for `make test` to see every cell work and the loss fall, and far too little
 # for a good detector. What you see stored here is the full form.
 
@@ -54,7 +54,7 @@ def new_folder():
 # Ten classes, the digits 0 to 9. Each *scene* is a crop of a photograph, 128 pixels square, with two to five digits in
 # it. Both are real: the digits were written by hand on forms, the photographs ship with scikit-learn and
 # Ultralytics. Only the pasting is ours. That gives exact boxes for free, computed from the ink. `make_scenes` writes
-# 400 scenes for training and 200 for validation in YOLO's layout, once, and returns the path of the `data.yaml`.
+# 400 scenes for training and 150 for validation in YOLO's layout, once, and returns the path of the `data.yaml`.
 
 # %%
 spec = scenes.SceneSpec()
@@ -228,13 +228,13 @@ exercise("11.2", answer_11_2)
 # The recipe is short. Digits must not be mirrored, so flips are off; the scenes are small, so pictures aren't combined
 # (`mosaic`). The optimiser is chosen by hand, on purpose: left to itself (`optimizer="auto"`), Ultralytics would take
 # AdamW with a learning rate of 0.002 · 5 / (4 + 10 classes), about 0.0007: right for many epochs on much data, and far
-# too low for sixteen epochs from random weights.
+# too low for eighteen epochs from random weights.
 
 # %%
 print(SCENES)
 
 # %% [markdown]
-# **Predict.** The scenes at this size give layer 10 just 4 × 4 = 16 tokens. How far will mAP50 get in sixteen epochs
+# **Predict.** The scenes at this size give layer 10 just 4 × 4 = 16 tokens. How far will mAP50 get in eighteen epochs
 # from random weights: about 0.3, 0.6 or 0.9? The curve below draws itself while the detector learns. On the left the
 # loss (boxes, classes and box edges, summed); on the right both mAPs after each epoch.
 
@@ -254,7 +254,7 @@ print("mAP50 reached its goal:", run.metrics["mAP50"] >= GOAL, "· within five m
 # ## 11.6 Validate
 #
 # The trainer kept the weights of its best epoch in `best.pt`. We load that file, as one would tomorrow, and measure it
-# again on the 200 validation scenes: digits and photographs that it has never seen.
+# again on the 150 validation scenes: digits and photographs that it has never seen.
 
 # %%
 detector = yolo.YOLO(str(run.best))
@@ -522,7 +522,11 @@ exercise("11.4", answer_11_4)
 # %% [markdown]
 # <details><summary>Solution</summary>
 #
-# `{0, 1, 8}`. All others become shapes that no one writes, and the detector would spend its capacity on them.
+# ```python
+# answer_11_4 = {0, 1, 8}
+# ```
+#
+# All others become shapes that no one writes, and the detector would spend its capacity on them.
 #
 # </details>
 #
