@@ -1,5 +1,6 @@
 """Training for real at tiny size: off the network, interrupted and resumed, loaded elsewhere, exported."""
 
+import doctest
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ from PIL import Image
 from ultralytics import YOLO
 from ultralytics.nn import tasks
 
-from tssa_lib import tssa, yolo
+from tssa_lib import scenes, tssa, yolo
 from tssa_lib import train as training
 from tssa_lib.scenes import SceneSpec, make_scenes
 from tssa_lib.train import SCENES, History, LiveCurve, check_data, predict, train
@@ -272,6 +273,13 @@ def test_the_live_curve_draws_one_output_and_describes_it(monkeypatch):
     assert [kind for kind, _ in shown] == ["new", "update", "update", "update"]
     assert all(p.data.startswith(b"\x89PNG") for _, p in shown) and len({p.data for _, p in shown}) == 4
     assert curve.describe(history) == "a training: training loss from 9.0 to 7.0; mAP50 by epoch 0.50"
+
+
+def test_the_examples_in_the_docstrings_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("TSSA_DATA", str(tmp_path))
+    for module in (scenes, yolo, training):
+        result = doctest.testmod(module)
+        assert result.attempted > 2 and result.failed == 0, module.__name__
 
 
 # --- bad input ----------------------------------------------------------------------------------

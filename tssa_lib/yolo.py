@@ -317,7 +317,12 @@ def load(model: YOLO, weights: str | Path | nn.Module) -> Carried:
             f"expected a YOLO11 checkpoint of scale {target.yaml.get('scale')!r}, got {_name(source, weights)}: "
             f"only {found.parameters:,} of its {total:,} parameters have a place"
         )
-    model.load(fitted)
+    level = LOGGER.level
+    LOGGER.setLevel(logging.WARNING)  # it would count, too, but against the swapped copy
+    try:
+        model.load(fitted)
+    finally:
+        LOGGER.setLevel(level)
     return found
 
 
