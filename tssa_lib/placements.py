@@ -60,9 +60,9 @@ def count(model: torch.nn.Module, height: int, width: int | None = None) -> Cost
     >>> count(YOLO("yolo11n-tssa.yaml").model, 64).attention_macs
     136192
     """
-    shapes_only = copy.deepcopy(model).eval().to("meta")
+    shapes_only = copy.deepcopy(model).eval().float().to("meta")
     shapes_only.model[-1].training = True  # the head gives its maps and does not decode them into boxes
-    picture = torch.empty(1, 3, height, width or height, device="meta")
+    picture = torch.empty(1, 3, height, width or height, device="meta", dtype=torch.float32)
     with torch.no_grad(), FlopCounterMode(display=False) as flops, _Largest() as largest:
         shapes_only(picture)
     by_module = {name: sum(ops.values()) for name, ops in flops.get_flop_counts().items()}
