@@ -70,7 +70,8 @@ def observe(model: nn.Module) -> Iterator[list[Observation]]:
             seen.append(Observation(name, Pi, s, D, grid, before, after))
         return hook
 
-    handles = [m.register_forward_pre_hook(passing) for m in model.modules()]
+    inside = {m for layer in layers.values() for m in layer.modules() if m is not layer}  # hooked, a TSSA is not fast
+    handles = [m.register_forward_pre_hook(passing) for m in model.modules() if m not in inside]
     handles += [m.register_forward_hook(note(name)) for name, m in layers.items()]
     try:
         yield seen
