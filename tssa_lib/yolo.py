@@ -28,7 +28,7 @@ import torch  # before ultralytics, which else holds torch to one thread
 from torch import Tensor, nn
 
 from tssa_lib.scenes import data_dir
-from tssa_lib.tssa import TSSA
+from tssa_lib.tssa import TSSA, eager, fast_tssa
 
 SCALES = "nsmlx"
 KNOWN = {"C2TSSA"}  # block names of ours
@@ -108,6 +108,9 @@ class TSSAttention(TSSA):
 
     def forward(self, x: Tensor) -> Tensor:
         v = self.qkv(x)  # (B, C, H, W)
+        if self.fast and eager(v):  # the same, in fewer passes
+            y = fast_tssa(v.flatten(2), self.temp, normalize=self.normalize)  # (B, C, N)
+            return self.proj(y.view(v.shape) + self.pe(v))
         w = self._tokens(v)  # (B, K, N, p)
         Pi, _, D = self._statistics(w)  # (B, K, N), (B, K, p)
         y = -w * (Pi[..., None] * D[..., None, :]).to(w.dtype)  # (B, K, N, p)
