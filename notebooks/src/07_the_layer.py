@@ -603,7 +603,7 @@ show(fig, alt="Sixteen gates with and without dropout: some bars vanish, the oth
 # %% [markdown]
 # ### Card 10 · Memberships are differentiated
 #
-# - **Theory** holds Π fixed when it takes the gradient (5.3 of lesson 5 drops the rest).
+# - **Theory** holds Π fixed when it takes the gradient; lesson 5 measures what that drops.
 # - **Layer** computes the same forward, but in training the loss flows back through Π as well.
 # - **Why:** that is how $\theta$ and the projections learn what Π should be.
 # - **Switch:** `detach_memberships=True`.
