@@ -75,8 +75,8 @@ def seconds(names: list[str], size: int, budget: float = 40.0, most: int = 21) -
 
     With one thread the processor's seconds hardly depend on what else the machine does.
     """
-    models = {name: YOLO(name).model.eval().fuse(verbose=False) for name in names}
-    picture = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    models = {name: YOLO(name).model.float().eval().fuse(verbose=False) for name in names}
+    picture = torch.rand(1, 3, size, size, dtype=torch.float32, generator=torch.Generator().manual_seed(0))
     took: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     end = time.perf_counter() + budget
     with torch.inference_mode():

@@ -253,10 +253,11 @@ show(fig, alt="A bus with people before it; the weights with which one token loo
 
 # %%
 left, right = plots.row(2, 4.8)
-plots.heat(weights[0], title="softmax attention, head 1", xlabel="token looked at", ylabel="token that looks", unit="weight", ax=left)
+plots.heat(400 * weights[0], title="softmax attention, head 1", xlabel="token looked at", ylabel="token that looks", unit="times uniform",
+           vmin=0, vmax=5, ax=left)
 fig = plots.heat(s, title="TSSA, all of its second moments", xlabel="coordinate of the head", ylabel="head", unit="s", ax=right)
 right.set_yticks([0, 1], ["1", "2"])
-show(fig, alt="Left a 400 by 400 matrix with vertical stripes: some tokens are looked at by all. Right two rows of 64 "
+show(fig, alt="Left a 400 by 400 matrix of weights with a fine texture, some many times the uniform weight. Right two rows of 64 "
               "numbers of varying brightness",
      digest=f"{weights[0].numel():,} numbers against {s.numel()}; moments from {s.min():.1f} to {s.max():.1f}")
 
@@ -372,6 +373,15 @@ for scale in "nsm":
 for (scale, kind), (parameters, cost) in rows.items():
     print(f"{scale}  {kind:8} {parameters / 1e6:6.2f} M parameters  {cost.macs / 1e9:5.1f} GMACs at 640 px, "
           f"{100 * cost.attention_macs / cost.macs:.1f} % of them in the attention")
+
+# %% [markdown]
+# And in processor time, in turns, at 320 px, the least of five runs, which depends least on what else the machine does (your figures will differ):
+
+# %%
+for scale in "nsm":
+    took = placements.seconds([f"yolo11{scale}.yaml", f"yolo11{scale}-tssa.yaml"], 320, budget=2, most=5)
+    least = [min(processor for _, processor in runs) for runs in took.values()]
+    print(f"{scale}  softmax {1e3 * least[0]:.0f} ms, TSSA {1e3 * least[1]:.0f} ms")
 
 # %% [markdown]
 # At 640 px the attention is a percent or two of the work, so the swap can't change much: about one percent of the operations at scale n, less at the larger scales, and
@@ -557,7 +567,7 @@ for (name, size), cost in counted.items():
         print(f"{name[8:-5]:10} {size:4} px  {cost.macs / 1e9:6.1f} GMACs, largest tensor {cost.largest / 2**20:9,.0f} MiB")
 
 # %%
-names = [f"{places.upper()}, {size:,} px" for size in placements.SIZES for places in placements.PLACES]
+names = [f"{places.upper().replace('P', '+P')[1:]}, {size:,} px" for size in placements.SIZES for places in placements.PLACES]
 series = {kind: [counted[f"yolo11n-{block}-{places}.yaml", size].macs / 1e9 for size in placements.SIZES for places in placements.PLACES]
           for kind, block in (("softmax", "psa"), ("TSSA", "tssa"))}
 fig = plots.bars(names, series, title="Multiply–adds of the whole detector", ylabel="10⁹ MACs", yscale="log", ax=plots.row(1, 8, 3.8)[0])
