@@ -164,7 +164,8 @@ def rate_reduction_grad(x: Tensor, Pi: Tensor, eps2: float) -> Tensor:
 def max_rate_reduction(d: int, K: int, eps2: float) -> float:
     """Largest ΔR of K balanced groups of unit tokens that share d dimensions equally, in nats.
 
-    (d/2)[ln(1 + 1/ε²) − (1/K) ln(1 + K/ε²)] (lesson 2, eq. 2.17). ValueError unless K divides d.
+    (d/2)[ln(1 + 1/ε²) − (1/K) ln(1 + K/ε²)] (lesson 2, eq. 2.17). For K < d this is the maximum at fine
+    precision only: at coarse ε² groups of fewer dimensions do better. ValueError unless K divides d.
 
     >>> round(max_rate_reduction(3, 3, 0.1), 6)
     1.879849

@@ -39,12 +39,10 @@ EXERCISES = [
         inputs=[(_FOUR_TWO, 0.1), (_draw(3, 5, 2), 0.1)],
         right=lambda x, eps2: min(_hard_rates(x, eps2)),
         wrong={
-            "that is the rate with every token shared evenly between the groups: R itself, nothing is saved.":
+            "that is R itself, the price of a single group or of evenly shared tokens: nothing is saved. Look for the lowest rate.":
                 lambda x, eps2: float(rates.coding_rate(x, eps2)),
             "you only tried splits into halves; groups may differ in size.":
                 lambda x, eps2: min(_hard_rates(x, eps2, balanced=True)),
-            "that is the worst hard membership, a single group; look for the lowest rate.":
-                lambda x, eps2: max(_hard_rates(x, eps2)),
         },
     ),
     Exercise(

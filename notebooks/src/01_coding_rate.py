@@ -93,8 +93,8 @@ show(plots.points(six, [0, 0, 0, 1, 1, 1], names=NAMES, ellipses={"one-sigma ell
 #
 # To describe a token exactly would take infinitely many digits, so we allow an error. Say that the received
 # token may be off by a random amount with mean square $\varepsilon^2$ in total, $\varepsilon^2/d$ in each
-# coordinate. Two places closer than that count as the same place: each place is a ball of radius
-# $\varepsilon/\sqrt{d}$. The question "how many bits does a token cost?" becomes "how many balls fit into the
+# coordinate. Two places closer than that count as the same place: each place is the one-sigma
+# ball of the error, of radius $\varepsilon/\sqrt{d}$. The question "how many bits does a token cost?" becomes "how many balls fit into the
 # region where tokens live?". We need the volume of an ellipsoid for that.
 #
 # $$
@@ -148,7 +148,9 @@ def count_balls(S, eps2):
 fine = torch.tensor([1e-3, 3e-4, 1e-4])
 counted = torch.tensor([len(count_balls(S, e)) for e in fine.tolist()])
 volume = torch.stack([(torch.eye(2) + 2 / e * S).det().sqrt() for e in fine])
-check("1.4", counted / volume, 1.0, "honeycomb cells counted, against volumes", tol=LIMIT)
+quotient = torch.stack([((S + e / 2 * torch.eye(2)).det() / (e / 2 * torch.eye(2)).det()).sqrt() for e in (0.1, 1.0, 10.0)])
+closed = torch.stack([(torch.eye(2) + 2 / e * S).det().sqrt() for e in (0.1, 1.0, 10.0)])     # the I matters at coarse precision
+check("1.4", torch.cat([counted / volume, quotient / closed]), 1.0, "honeycomb cells counted and volumes divided", tol=LIMIT)
 
 # %% [markdown]
 # With coarse balls the count is rough (a ball is in or out); with fine ones it settles on the volume ratio.
@@ -287,7 +289,7 @@ check("1.9", large / small, 400 / 128, "operations counted by PyTorch, 400 token
 print(f"ZZᵀ {small / 2e6:.1f} million multiplications, ZᵀZ {large / 2e6:.1f} million")
 
 # %% [markdown]
-# The library takes the smaller matrix by itself and uses its eigenvalues with `log1p`, which stays exact when
+# The library takes the smaller matrix by itself and uses its eigenvalues with `log1p`, which stays accurate when
 # $1 + \alpha\sigma_i^2$ is hardly more than one. It also takes batches: the same call that worked on six tokens works
 # on a batch of feature maps, with the tokens in the last two axes.
 
@@ -307,7 +309,7 @@ agree(my_coding_rate, rates.coding_rate, batch[0], 0.1)
 # \lim_{\varepsilon \to 0} \left[ R(Z) - m \ln\frac{1}{\varepsilon} \right] = \frac12 \sum_{i=1}^{m} \ln\frac{d\,\sigma_i^2}{n} \tag{1.10}
 # $$
 #
-# *(1.10) Checked. At fine precision the rate counts dimensions — Ma et al. 2007*
+# *(1.10) Checked. At fine precision the rate counts dimensions — this series*
 #
 # At the other end the balls are larger than everything, $\ln(1+x) \approx x$, and the rate becomes the energy
 # $\|Z\|_F^2 = \sum_j \|z_j\|^2$ with a factor. Since $\ln(1+x) \le x$ always, the same expression is a bound
@@ -317,7 +319,7 @@ agree(my_coding_rate, rates.coding_rate, batch[0], 0.1)
 # R(Z) \le \frac{\alpha}{2} \|Z\|_F^2 = \frac{d}{2 n \varepsilon^2} \|Z\|_F^2 \tag{1.11}
 # $$
 #
-# *(1.11) Checked. At coarse precision the rate only sees energy; equality as ε grows — Ma et al. 2007*
+# *(1.11) Checked. At coarse precision the rate only sees energy; the ratio of the sides tends to one as ε grows — this series*
 
 # %%
 flat = six * torch.tensor([1.0, 0.0])                                      # every token moved onto the first axis
@@ -462,7 +464,7 @@ exercise("1.2", answer_1_2)
 # *(1.15) Checked. The rate is concave in the second moment; equality for equal moments — textbook matrix analysis*
 #
 # Read it as a statement about codes. On the left, tokens of two kinds are coded by two codes, each made for its kind.
-# On the right, one code serves all. One code for everything can only be worse, and the difference is what lesson 2
+# On the right, one code serves all. One code for everything is never better, and the difference is what lesson 2
 # calls the *rate reduction*.
 
 # %%
@@ -471,9 +473,10 @@ def rate_of(S, c=20.0):
 
 A, B = (torch.stack([rates.second_moment(torch.randn(4, 3)) for _ in range(200)]) for _ in range(2))
 t = torch.rand(200)
-mixed = t[:, None, None] * A + (1 - t)[:, None, None] * B
-check_below("1.15", t * rate_of(A) + (1 - t) * rate_of(B), rate_of(mixed), "two codes, against one for all",
-            equal=(t * rate_of(A) + (1 - t) * rate_of(A.clone()), rate_of(A)))
+two_codes = lambda A, B: t * rate_of(A) + (1 - t) * rate_of(B)  # noqa: E731
+one_code = lambda A, B: rate_of(t[:, None, None] * A + (1 - t)[:, None, None] * B)  # noqa: E731
+check_below("1.15", two_codes(A, B), one_code(A, B), "two codes, against one for all",
+            equal=(two_codes(A, A.clone()), one_code(A, A.clone())))
 
 # %% [markdown]
 # Concave in $S$ does not mean concave in $Z$. For a single number, $d = n = 1$, the rate is
@@ -670,9 +673,9 @@ print(f"best code {shannon_rate(lam, 0.1):.3f} nats, coding rate {R:.3f} nats")
 # *(1.21) Checked. The coding rate is within half a bit a dimension of the best possible — this series*
 #
 # *Why.* The left side: no code beats the best. The right side: let $a_i = \min(a, \lambda_i)$ be the water-filling
-# errors, with mean $\varepsilon^2/d$. The gap is a sum over the dimensions of
+# errors, with mean $\varepsilon^2/d$ (less if nothing need be sent). The gap is a sum over the dimensions of
 # $\frac12 \ln\left(\frac{a_i}{\lambda_i} + \frac{a_i}{\varepsilon^2/d}\right)$. The first fraction is at most 1, the second
-# has mean 1, so the bracket has mean at most 2; and because the logarithm is concave, the mean of the logarithms is at
+# has mean at most 1, so the bracket has mean at most 2; and because the logarithm is concave, the mean of the logarithms is at
 # most the logarithm of the mean, $\ln 2$. The check takes 500 random spectra. The left side is tight for
 # $\varepsilon \to 0$, the right side when every $\lambda_i = \varepsilon^2/d$: then nothing need be sent at all.
 

@@ -98,7 +98,7 @@ print(f"six tokens at ε² = 1: {rates.subspace_rate(six, axes, 1.0):.3f} nats")
 # *(3.2) Checked. Each head multiplies its projected tokens by one matrix — Yu et al. 2023 · `rates.subspace_rate_grad`*
 #
 # Read it from right to left: project the tokens, multiply all of them *by the same matrix*, lift them back. A
-# descent step $Z - \tau \nabla R^c$ therefore treats all tokens alike. Along a direction in which the tokens of
+# descent step $Z - \tau \nabla R^c$ therefore treats all tokens alike. For mutually orthogonal subspaces, along a direction in which the tokens of
 # head $k$ have singular value $\sigma$, it multiplies by $1 - \tau\beta/(1 + \beta\sigma^2)$: thin directions
 # shrink by almost $\tau\beta$, thick ones hardly at all. That is compression: what is little becomes less.
 
@@ -344,8 +344,8 @@ for eps2 in (1000.0, 100.0, 10.0, 1.0):
 
 # %% [markdown]
 # CRATE's published layer uses the scale $1/\sqrt p$, as all Transformers do. By this reading it works at
-# $\varepsilon^2 = p\sqrt p$, for heads of width 32 a mean square error of 181: very coarse, if tokens
-# have unit length. Without a scale (the formula) it is $\varepsilon^2 = p$.
+# $\varepsilon^2 = p\sqrt p$, for heads of width 32 a mean square error of 181: very coarse for tokens of unit
+# length, and coarse even after a LayerNorm, which leaves about $p = 32$ of mean square to a head. Without a scale (the formula) it is $\varepsilon^2 = p$.
 
 # %% [markdown]
 # ## 3.5 Third approximation: the subspaces fill the space
@@ -381,7 +381,7 @@ print(f"4 random frames of width 32 in 128 dimensions: relative error {(gap[-1] 
 
 # %% [markdown]
 # Frames that know nothing of each other are far off: the error is nearly as large as the space. In this lesson we keep
-# them mutually orthogonal unless we say otherwise. Then the first and third approximations together give, with $\gamma = \tau\beta$
+# them mutually orthogonal, with $Kp = d$, unless we say otherwise. Then the first and third approximations together give, with $\gamma = \tau\beta$
 # for the step size,
 #
 # $$
@@ -513,8 +513,8 @@ def ledger(x, U):
 #
 # <details><summary>Answer</summary>
 #
-# The difference flips once the largest $x = \beta\sigma^2$ passes one, so at fine precision only. The softmax stage
-# keeps its direction. The layer as built is negative everywhere.
+# The strongest direction flips once its $x = \beta\sigma^2$ passes one; the cosine of the whole step follows somewhat later,
+# when that direction outweighs the others. The softmax stage keeps its direction. The layer as built is negative everywhere.
 #
 # </details>
 
@@ -523,8 +523,8 @@ print("four orthogonal subspaces"), ledger(tokens, dealt)
 print("four subspaces that know nothing of each other"), ledger(tokens, unrelated);
 
 # %% [markdown]
-# Read the first block. At coarse precision everything agrees, but so does plain shrinking: there is nothing to
-# attend to. At $\varepsilon^2 = 1$ the difference alone points nowhere (it is dominated by the few
+# Read the first block. At $\varepsilon^2 = 100$ the difference is accurate, but so is plain shrinking: there is nothing to
+# attend to, and the softmax, which knows no $\varepsilon$, does slightly worse than both. At $\varepsilon^2 = 1$ the difference alone points nowhere (it is dominated by the few
 # directions with large $x$, which it stretches), while the softmax step reaches 0.85 where shrinking has 0.58:
 # here attention does know something. The layer as built points uphill throughout. The second block shows
 # what the third approximation costs when the subspaces overlap.
@@ -539,7 +539,7 @@ fig = plots.lines(sweep, curves, xscale="log", xlabel="precision ε²", ylabel="
 flip = max(e.item() for e, c in zip(sweep, curves["1 difference"]) if c < 0)
 best = max(range(25), key=lambda i: curves["3 filled space"][i] - curves["shrink"][i])
 show(fig, alt="Cosine against precision: the difference falls from one to below zero as precision gets finer, the softmax stage "
-              "stays above plain shrinking everywhere, and the layer as built stays below zero",
+              "stays above plain shrinking except at the coarse end, and the layer as built stays below zero",
      digest=f"the difference points uphill from ε² ≈ {flip:.0f} down; the softmax step beats shrinking by up to "
             f"{curves['3 filled space'][best] - curves['shrink'][best]:.2f}")
 
@@ -630,7 +630,7 @@ show(fig, alt="A photo of a Chinese temple with a red patch, and four coarse map
 # %% [markdown]
 # ## 3.8 The honest surprise: the sign
 #
-# The derived update (3.13) descends. The layer that people run adds MSSA *without* shrinking: $Z +
+# The derived update (3.13) pointed downhill in all that we measured. The layer that people run adds MSSA *without* shrinking: $Z +
 # \operatorname{MSSA}(Z)$. **Predict:** does that lower the compression rate?
 #
 # <details><summary>Answer</summary>
@@ -675,15 +675,15 @@ check("3.16", torch.stack(slopes), torch.stack(sums), "derivative along Z, again
 # makes the tokens longer, for every basis and every input, orthogonal subspaces or not.
 
 # %%
-draws = torch.randn(200, 9, 6) + torch.randn(200, 1, 6)
+draws = (torch.randn(200, 9, 6) + torch.randn(200, 1, 6)) * torch.logspace(-1, 1, 200)[:, None, None]
 inward = lambda x: (x * attention.mssa(x, planes)).sum((-2, -1))
 means = lambda x: x.shape[-2] * torch.einsum("...nd,kdp->...knp", x, planes).mean(-2).square().sum((-2, -1))
 equal_tokens = nine[:1].expand(9, 6)
 check_below("3.17", means(draws), inward(draws), "200 sets of tokens", equal=(means(equal_tokens), inward(equal_tokens)))
 
 # %% [markdown]
-# For heads of width one the two facts combine into a proof that MSSA is an ascent direction of $R^c$, since there the
-# exact gradient is a multiple of $w_k$. For wider heads we know no proof and have found no counter-example. Count:
+# For mutually orthogonal heads of width one this is a proof that MSSA is an ascent direction of $R^c$, since there the exact
+# gradient is a positive multiple of each $w_k$, and the proof of (3.17) goes head by head. For wider heads it is what one sees. Count:
 
 # %%
 unit = torch.nn.functional.normalize
@@ -697,7 +697,21 @@ for name, x in {"½Z + ½MSSA": (crowd + y) / 2, "Z + ½MSSA": crowd + y / 2,
     print(f"{name:29} lowers the rate in {(rate(x) < start).sum():3} of 200; mean rate {start.mean():.3f} → {rate(x).mean():.3f}")
 
 # %% [markdown]
-# The third line is the way out that the layer itself takes. Before each layer stands a LayerNorm, which sets the
+# "What one sees" is not "always". The gradient stresses thin directions, and in a thin direction the softmax can turn the sign:
+# of two near neighbours the longer one attracts both. Sixteen such pairs on a circle, each with a thin direction of its own,
+# tokens of length 30 and one head on the whole space, outvote the circle:
+
+# %%
+turn, own = torch.arange(16) * 2 * math.pi / 16, torch.eye(16)
+around = torch.stack([turn.cos(), turn.sin()], 1)                          # (16, 2)
+twins = torch.cat([torch.cat([30.0 * around, -0.2 * own], 1), torch.cat([29.8 * around, 0.5 * own], 1)])   # (32, 18)
+one_head = torch.eye(18)[None]                                             # (1, 18, 18)
+along_mssa = (rates.subspace_rate_grad(twins, one_head, 0.01) * attention.mssa(twins, one_head)).sum()
+print(f"slope of the rate along MSSA for sixteen pairs: {along_mssa:+.1f}")
+
+# %% [markdown]
+# So neither "MSSA descends" nor "MSSA ascends" is a theorem; outward it points always, by (3.17), and uphill in all random
+# draws. The third line of the count is the way out that the layer itself takes. Before each layer stands a LayerNorm, which sets the
 # length of all tokens anew. If length is taken out of the comparison, the layer as built does compress, by a little on
 # random tokens and by a good deal on those of a photo:
 
@@ -932,11 +946,11 @@ exercise("3.4", answer_3_4)
 # - In the $n \times n$ form the gradient is what ridge regression on all tokens can't explain; this is the form that
 #   turns into attention.
 # - Four approximations lead to MSSA. The truncated series has relative error $x^2$ and flips its sign at $x > 1$; the softmax has no
-#   error bound except for small similarities, but it is bounded and repairs the flip; the third needs orthogonal subspaces
+#   error bound (it is right to first order for small similarities of centred tokens), but it is bounded and repairs the flip; the third needs orthogonal subspaces
 #   that fill the space; the fourth drops the shrinking.
 # - MSSA is textbook attention with one matrix for queries, keys, values and (transposed) output.
-# - MSSA alone points outward, always, and uphill on the rate in every draw; $(1-\gamma)Z + \gamma\operatorname{MSSA}(Z)$ descends, and so does the
-#   layer as built once the length of tokens is taken out.
+# - MSSA alone points outward, always, and uphill on the rate in every random draw (a constructed exception exists); $(1-\gamma)Z + \gamma\operatorname{MSSA}(Z)$
+#   lowers the rate in all of them, and the layer as built in nearly all, once the length of tokens is taken out.
 # - The quadratic bill belongs to the softmax, not to compression.
 #
 # ## Sources
