@@ -257,7 +257,7 @@ def variational_rate_grad(x: Tensor, Pi: Tensor, U: Tensor, eps2: float, *, corr
 def code_lengths(x: Tensor, Pi: Tensor, U: Tensor, eps2: float, *, corrected: bool = False) -> Tensor:
     """T (…, K, N): twice the nats that one more token like j costs in group k; ∂R_c^var/∂π_jk = T_jk/(2n).
 
-    T_jk = Σ_i [f(s_ki) + f'(s_ki)((u_kiᵀz_j)² − s_ki)] (lesson 5, eq. 5.22), with the matching term for the
+    T_jk = Σ_i [f(s_ki) + f'(s_ki)((u_kiᵀz_j)² − s_ki)] (lesson 5, eq. 5.24), with the matching term for the
     directions off U_k when `corrected`.
     """
     _check(x, eps2, Pi, U, orthonormal=corrected)

@@ -67,7 +67,7 @@ EXERCISES = [
     ),
     Exercise(
         id="5.4",
-        hint="(5.25): the rate is at most a sum of π_jk T_jk; make that sum small.",
+        hint="(5.27): the rate is at most a sum of π_jk T_jk; make that sum small.",
         inputs=[(_x, _Pi, _full, 0.5), (_mixed, _Pi, _U, 0.5)],
         right=lambda x, Pi, U, eps2: rates.code_lengths(x, Pi, U, eps2).argmin(0),
         wrong={

@@ -2,7 +2,7 @@
 # # Lesson 4 · The variational bound
 # [◀ previous](03_attention_is_compression.ipynb) · [contents](00_start_here.ipynb) · [next ▶](05_tssa_update.ipynb)
 #
-# Lesson 3 turned one gradient step on the compression term into attention, and paid for it: the step mixes all coordinates and compares all tokens. This lesson replaces the determinants of $R_c$ by something that a computer gets almost for free: the second moment of each coordinate, one at a time. The replacement is never too small, it is exact in the right basis, and what it overestimates has a name and a unit.
+# Lesson 3 turned one gradient step on the compression term into attention, and paid for it: the step mixes all coordinates and compares all tokens. This lesson replaces the determinants of $R_c$ by something that a computer gets almost for free: the second moment of each coordinate, one at a time. With complete bases the replacement is never too small, it is exact in the right basis, and what it overestimates has a name and a unit.
 #
 # **After this you can**
 # - prove that coding each coordinate alone never costs less than coding them together, and say when it costs the same;
@@ -236,7 +236,7 @@ check("4.9", torch.einsum("bij,bj->b", B, f(lam)), torch.linalg.slogdet(torch.ey
 #
 # *(4.10) Checked. The gap is a weighted sum of distances between f and its tangents — this series*
 #
-# The added terms $f'(m_i)(\lambda_j - m_i)$ vanish in each row because $m_i$ is the row's mean. Every bracket is at least zero; if $f$ is strictly concave, a bracket is zero only where $\lambda_j = m_i$. So with equality, $q_i$ uses only eigenvectors whose eigenvalue is $m_i$, and is an eigenvector itself. That proves the second half of Theorem 1, and gives the bound a second time.
+# The added terms $f'(m_i)(\lambda_j - m_i)$ vanish in each row because $m_i$ is the row's mean. Every bracket is at least zero; if $f$ is strictly concave, a bracket is zero only where $\lambda_j = m_i$. So with equality, $q_i$ uses only eigenvectors whose eigenvalue is $m_i$, and is an eigenvector itself. (Where $f$ has a kink, any straight line that touches it from above does the work of the tangent.) That proves the second half of Theorem 1, and gives the bound a second time.
 
 # %%
 m = diagonal[..., None]                                 # (500, 6, 1)
@@ -369,16 +369,18 @@ M2, Q2 = moments(200, 2), bases(200, 2)
 off = (Q2.mT @ M2 @ Q2)[:, 0, 1]
 check("4.14", alone(Q2, M2) - F(M2), torch.log1p(c ** 2 * off ** 2 / torch.linalg.det(torch.eye(2) + c * M2)),
       "gap against the closed form, 200 draws")
-angles = torch.linspace(-1.5, 1.5, 31).tolist()
-check("4.15", torch.stack([(rotation(a).T @ torch.diag(torch.tensor([3.0, 1.0])) @ rotation(a))[0, 1] for a in angles]),
-      torch.tensor([-0.5 * (3 - 1) * math.sin(2 * a) for a in angles]), "off-diagonal of diag(3, 1), 31 angles")
+lam2, V2 = torch.linalg.eigh(M2)                        # (200, 2), (200, 2, 2)
+angles = torch.linspace(-1.5, 1.5, 200)
+turned_by = V2 @ torch.stack([rotation(a) for a in angles.tolist()])   # eigenbases, turned
+check("4.15", (turned_by.mT @ M2 @ turned_by)[:, 0, 1], -0.5 * (lam2[:, 0] - lam2[:, 1]) * torch.sin(2 * angles),
+      "off-diagonal entry of 200 matrices, 200 angles")
 
 # %% [markdown]
 # **Predict.** A basis is off by 2°. You improve it to 1°. By which factor does the gap shrink?
 #
 # <details><summary>Answer</summary>
 #
-# By four: $m_{12}$ is proportional to the angle for small angles, and the gap to its square. A basis that is nearly right is very nearly free. That is why a slightly wrong $U_k$ does no harm.
+# By four: $m_{12}$ is proportional to the angle for small angles, and the gap to its square. A basis that is nearly right is very nearly free. That is why a slightly wrong $U_k$ does little harm.
 #
 # </details>
 
@@ -729,7 +731,8 @@ print(f"random draws: short sum below the full rate {(short < F(M)).sum()}, abov
 # %%
 inside = U @ moments(count, p) @ U.mT                   # second moments that live in the span of U
 held = U @ torch.linalg.eigh(U.mT @ inside @ U)[1]
-check_below("4.24", F(inside), alone(U, inside), "tokens inside the span", equal=(F(inside), alone(held, inside)))
+check_below("4.24", F(inside), alone(U, inside), "tokens inside the span",
+            equal=(F(inside).repeat(2, 1), torch.stack([F(U.mT @ inside @ U), alone(held, inside)])))
 
 # %% [markdown]
 # ### The corrected bound
@@ -796,7 +799,7 @@ show(fig, alt="Two rising curves of sorted differences. The short sum starts far
 # And its gradient has one term more than the one that becomes TSSA: what lies off the span is shrunk evenly, with a gate of its own.
 #
 # $$
-# \nabla_{z_j} = \frac{1}{n} \sum_k \pi_{jk} \Big[ U_k D_k U_k^\top + f'(\rho_k) (I - U_k U_k^\top) \Big] z_j, \qquad D_k = \operatorname{Diag} f'(s_k) \tag{4.28}
+# \nabla_{z_j} \text{(right side of 4.27)} = \frac{1}{n} \sum_k \pi_{jk} \Big[ U_k D_k U_k^\top + f'(\rho_k) (I - U_k U_k^\top) \Big] z_j, \qquad D_k = \operatorname{Diag} f'(s_k) \tag{4.28}
 # $$
 #
 # *(4.28) Checked. Gradient of the corrected rate, memberships held fixed — this series · `rates.variational_rate_grad`*
@@ -813,12 +816,12 @@ def corrected_rate(x, Pi, U, eps2):
 
 
 # %%
-U, flat_U = bases(3, 5, 2), torch.linalg.qr(torch.randn(5, 5)).Q[:, :2].expand(3, 5, 2)
+U, Q = bases(3, 5, 2), bases(1, 5)[0]
 below = torch.stack([corrected_rate(x, P, U, 0.5) for x, P in zip(tokens, member)])
-on_span = torch.linalg.qr(torch.randn(20, 40, 2)).Q * torch.tensor([3.0, 2.0]) @ flat_U[0].T   # tokens in the span
-one = torch.full((20, 3, 40), 1 / 3)                    # every group has the same second moment
+even = torch.linalg.qr(torch.randn(20, 40, 5)).Q * torch.tensor([3.0, 2.0, 1.0, 1.0, 1.0]) @ Q.T   # alike off the first two axes
+one, axes = torch.full((3, 40), 1 / 3), Q[:, :2].expand(3, 5, 2)   # every group has the same second moment
 check_below("4.27", rates.compression_rate(tokens, member, 0.5), below, "compression rate against the corrected bound",
-            equal=(rates.compression_rate(on_span, one, 0.5), rates.variational_rate(on_span, one, flat_U, 0.5, corrected=True)))
+            equal=(rates.compression_rate(even, one, 0.5), torch.stack([corrected_rate(x, one, axes, 0.5) for x in even])))
 agree(corrected_rate, rates.variational_rate, tokens[0], member[0], U, 0.5, corrected=True)
 
 # %%
@@ -918,7 +921,8 @@ print("corrected, even and clustered:", (full_scores.round(decimals=3) + 0.0).to
 # %%
 by_hand = torch.tensor([[(d - d / K) / 2 * math.log1p(1 / e), (d / K) / 2 * math.log((1 + K / e) / (1 + 1 / e))] for d, K, e in shapes])
 check("4.29", short_scores[:, 0], by_hand[:, 0], "even tokens against the closed form, 3 shapes")
-check("4.30", short_scores[:, 1], by_hand[:, 0] - by_hand[:, 1], "clustered tokens against the closed form, 3 shapes")
+middle = torch.tensor([d / 2 * math.log1p(1 / e) - d / K / 2 * math.log1p(K / e) for d, K, e in shapes])   # c/d = 1/ε², c/p = K/ε²
+check("4.30", short_scores[:, 1].repeat(2, 1), torch.stack([middle, by_hand[:, 0] - by_hand[:, 1]]), "clustered tokens against both closed forms, 3 shapes")
 
 # %% [markdown]
 # **Predict.** Let 128 free unit tokens follow the gradient of each objective (Adam, 150 steps), with memberships that depend on the energy in each block: $\Pi = $ softmax of energy$/2\eta$ over the groups, once rather soft ($\eta = 0.05$) and once sharp ($\eta = 0.01$). Where do the tokens end? We look at the score, at the entropy of the memberships (1: uniform, 0: every token decided) and at the share of a token's energy that lies in the block of its own group.
