@@ -785,7 +785,7 @@ show(fig, alt="Two rising curves of sorted differences. The short sum starts far
             f"and {order['corrected bound'].median():.2f} nats")
 
 # %% [markdown]
-# For groups of tokens, $\rho_k$ is the mean energy of a token that its group does not see. It needs the lengths of the tokens and of their projections, so the corrected rate stays linear in the tokens:
+# For groups of tokens, $\rho_k$ is the mean energy of a token in one of the $d - p$ directions that its group does not see. It needs the lengths of the tokens and of their projections, so the corrected rate stays linear in the tokens:
 #
 # $$
 # \begin{aligned}
