@@ -156,7 +156,10 @@ class Exercise:
 def _close(g: Any, w: Any, tol: float) -> bool:
     try:
         g, w = (torch.as_tensor(v, dtype=torch.float64).detach() for v in (g, w))
-        return g.shape == w.shape and bool(((g - w).abs() <= tol * w.abs().clamp_min(1)).all())
+        if g.shape != w.shape:
+            return False
+        near = (g - w).abs() <= tol * w.abs().clamp_min(1)
+        return bool((near | (g.isnan() & w.isnan())).all())  # a typical wrong answer may be NaN
     except (TypeError, ValueError, RuntimeError):
         return g == w
 

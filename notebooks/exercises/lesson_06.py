@@ -42,13 +42,15 @@ EXERCISES = [
     Exercise(
         id="6.2",
         hint="−Σ π ln π over the groups of one token, then the mean over the tokens, then divide by ln K.",
-        inputs=[(_Pi(3, 5),), (_Pi(4, 7),)],
-        right=lambda Pi: -(Pi * Pi.log()).sum(0).mean() / math.log(Pi.shape[0]),
+        inputs=[(_Pi(3, 5),), (_Pi(4, 7),), (torch.tensor([[1.0, 0.5], [0.0, 0.5]], dtype=torch.float64),)],
+        right=lambda Pi: torch.special.entr(Pi).sum(0).mean() / math.log(Pi.shape[0]),
         wrong={
             "you summed over the tokens and averaged over the groups: wrong axis, the groups are axis 0.":
-                lambda Pi: -(Pi * Pi.log()).sum(1).mean() / math.log(Pi.shape[0]),
-            "that is the entropy in nats; divide by ln K so that equal shares give 1.": lambda Pi: -(Pi * Pi.log()).sum(0).mean(),
-            "the sign is turned: entropies are not negative.": lambda Pi: (Pi * Pi.log()).sum(0).mean() / math.log(Pi.shape[0]),
+                lambda Pi: torch.special.entr(Pi).sum(1).mean() / math.log(Pi.shape[0]),
+            "that is the entropy in nats; divide by ln K so that equal shares give 1.": lambda Pi: torch.special.entr(Pi).sum(0).mean(),
+            "the sign is turned: entropies are not negative.": lambda Pi: -torch.special.entr(Pi).sum(0).mean() / math.log(Pi.shape[0]),
+            "0 · ln 0 came out as NaN: a hard membership has no entropy; torch.special.entr knows it.":
+                lambda Pi: -(Pi * Pi.log()).sum(0).mean() / math.log(Pi.shape[0]),
         },
     ),
     Exercise(

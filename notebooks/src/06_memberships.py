@@ -317,9 +317,12 @@ check("6.9", (-T / 2).softmax(0), tssa.memberships(project(x, U), 1 / (2 * eta_e
 # Statistics and coding arrive at one formula. Now watch what happens when the second line of (6.8) is left away.
 
 # %%
-lams, noises, coded = 3 * torch.rand(100) + 0.1, torch.rand(100) + 0.2, 0.2 * torch.rand(100)   # λ, σ², ε²/d
-rhos, ss = noises - coded, lams + noises - coded
-check("6.10", 1 / (1 / (rhos + coded) - 1 / (ss + coded)), noises * (lams + noises) / lams, "100 random mixtures")
+lams, noises, coded = 3 * torch.rand(20) + 0.5, torch.rand(20) + 0.3, 0.2 * torch.rand(20)     # λ, σ², ε²/d
+spread = torch.stack([lams + noises - coded] * 2 + [noises - coded] * 4, 1).sqrt()             # (20, d): two inside, four outside
+sampled = (torch.randn(20_000, 20, 6) * spread).square().mean(0)                               # measured, like s and ρ
+ss, rhos = sampled[:, :2].mean(1), sampled[:, 2:].mean(1)
+check("6.10", (1 / (1 / (rhos + coded) - 1 / (ss + coded))) / (noises * (lams + noises) / lams), torch.ones(20),
+      "20 sampled mixtures, ratio of the temperatures", tol=5 * LIMIT / 3)
 
 # %% [markdown]
 # **Predict.** With equal statistics, the truncated code length is $f'(s)$ times the energy plus a constant. Where does
@@ -380,8 +383,8 @@ show(fig, alt="Code length against energy, twice: on the left the dots lie on a 
 # %% [markdown]
 # Within a token, energy and truncated length go together almost perfectly, and energy and corrected length almost perfectly
 # against each other. So the pair that the paper combines, the update of
-# the truncated objective and the softmax of energies, does not descend one common objective: the energy rule sends each
-# token to where $R_c^{\mathrm{var}}$ is dearest. For the full rate, or the corrected bound, it is the right rule.
+# the truncated objective and the softmax of energies, does not descend *that* objective in both halves: the energy rule sends
+# each token to where $R_c^{\mathrm{var}}$ is dearest. For the full rate, or the corrected bound, it is the right rule.
 
 # %% [markdown]
 # ## 6.5 What the published layer does instead
@@ -457,7 +460,8 @@ for n, width in ((196, 48), (400, 32), (1600, 32)):
           f"a spread of one needs θ ≈ {1 / spread:.0f}")
 
 # %% [markdown]
-# At its initial temperature the layer mixes all groups equally, at any input. It can learn $\theta$, but an optimiser that
+# At its initial temperature the layer mixes all groups nearly equally, unless a few tokens hold most of a head's energy (one
+# token a hundred times as long as the others would still stand out). It can learn $\theta$, but an optimiser that
 # moves a parameter by a thousandth at a step needs tens of thousands of steps to reach the values in the last column.
 # Lesson 8 trains one and looks.
 #
@@ -555,7 +559,7 @@ check_below("6.18", -(-T / 2).logsumexp(0).expand(50, 200), cost, "50 tables aga
 # **Second turn, frames.** With $\Pi$ fixed, each group wants the frame that makes its own code cheapest. Compare two
 # frames by their lists of variances, $(s_1, \dots, s_p, \rho, \dots, \rho)$. If every $s_i \ge \rho$, the list of the $p$ strongest
 # eigenvectors majorises the other one: its sums of the largest entries are at least as large, the total is the same. A sum of
-# concave functions is then smaller, by the argument of lesson 4 (Schur–Horn).
+# concave functions is then smaller: that is Karamata's inequality, the converse of lesson 4's averaging step.
 #
 # $$
 # \sum_{i=1}^{p} f(\lambda_i) + (d - p) f\left(\rho^{+}\right) \;\le\; \sum_{i=1}^{p} f(s_i) + (d - p) f(\rho)
@@ -773,11 +777,11 @@ exercise("6.2", mean_entropy)
 #
 # ```python
 # def mean_entropy(Pi):
-#     H = -(Pi * Pi.log()).sum(0)
+#     H = torch.special.entr(Pi).sum(0)          # −π ln π, and 0 for π = 0
 #     return H.mean() / math.log(Pi.shape[0])
 # ```
 #
-# The entropy is a sum over the groups (axis 0), and $\ln K$ is its largest value.
+# The entropy is a sum over the groups (axis 0), a hard membership has none ($0 \ln 0 = 0$), and $\ln K$ is its largest value.
 #
 # </details>
 #
