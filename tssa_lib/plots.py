@@ -156,7 +156,7 @@ def pictures(images: Sequence[Any], titles: Sequence[str], *, columns: int = 4, 
 
 
 def detections(images: Sequence[Any], boxes: Sequence[Any], labels: Sequence[Sequence[str]], titles: Sequence[str], *,
-               columns: int = 4, size: float = 2.6) -> Figure:
+               columns: int = 4, size: float = 2.0) -> Figure:
     """Images (H, W, 3) with their boxes (n, 4), x0 y0 x1 y1 in pixels, and a label at each box."""
     figure = pictures(images, titles, columns=columns, size=size)
     for ax, corners, words in zip(figure.axes, boxes, labels):

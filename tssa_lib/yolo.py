@@ -94,7 +94,7 @@ class TSSAttention(TSSA):
 
     def __init__(self, dim: int, num_heads: int = 8, normalize: str = "tokens", temp: float = 1.0):
         super().__init__(dim, num_heads, normalize=normalize, temp=temp)
-        del self.to_out  # `proj`, under its name in YOLO11, takes its place
+        del self.to_out, self.attn_drop  # `proj`, under its name in YOLO11, takes their place
         self.qkv = Conv(dim, dim, 1, act=False)
         self.proj = Conv(dim, dim, 1, act=False)
         self.pe = Conv(dim, dim, 3, 1, g=dim, act=False)
