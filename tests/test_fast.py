@@ -8,7 +8,7 @@ import torch
 from torch.nn.utils import parametrizations, prune
 from torch.utils.flop_counter import FlopCounterMode
 
-from tssa_lib import bench, tssa
+from tssa_lib import bench, fast, tssa
 from tssa_lib.tssa import TSSA, fast_tssa
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
@@ -52,10 +52,10 @@ def names_of(node, depth=4) -> str:
     return "" if node is None or not depth else node.name() + "".join(names_of(n, depth - 1) for n, _ in node.next_functions)
 
 
-@pytest.mark.parametrize("block", [tssa.BLOCK, 1], ids=["one step", "many steps"])
+@pytest.mark.parametrize("block", [fast.BLOCK, 1], ids=["one step", "many steps"])
 @pytest.mark.parametrize("switches", SWITCHES, ids=str)
 def test_every_switch(switches, block, monkeypatch):
-    monkeypatch.setattr(tssa, "BLOCK", block)
+    monkeypatch.setattr(fast, "BLOCK", block)
     same(layer(**switches), tokens(2, 600, 6) if block == 1 else tokens(2, 11, 6))
 
 

@@ -88,7 +88,7 @@ def test_figures_take_a_path(yolo, tmp_path):
 
 
 def test_clear_errors(yolo, tmp_path):
-    with pytest.raises(ValueError, match="holds a TSSA, got Linear"):
+    with pytest.raises(ValueError, match="holds a TSSA layer, got Linear"):
         with observe.observe(nn.Linear(2, 2)):
             pass
     (tmp_path / "no.jpg").write_text("not a picture")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tssa_lib.photos import load_image
-from tssa_lib.tssa import TSSA, second_moments
+from tssa_lib.tssa import TSSA, on_each_call, second_moments
 
 
 class Observation(NamedTuple):
@@ -44,9 +44,6 @@ def observe(model: nn.Module) -> Iterator[list[Observation]]:
     >>> seen[0].Pi.shape
     torch.Size([1, 2, 5])
     """
-    layers = {name: m for name, m in model.named_modules() if isinstance(m, TSSA)}
-    if not layers:
-        raise ValueError(f"expected a model that holds a TSSA, got {type(model).__name__} without one")
     seen: list[Observation] = []
     maps: list[tuple[int, int]] = []  # sides of the maps that came by: the last one that fits is the tokens' grid
 
@@ -54,27 +51,19 @@ def observe(model: nn.Module) -> Iterator[list[Observation]]:
         if inputs and isinstance(inputs[0], Tensor) and inputs[0].ndim >= 3:
             maps.append(tuple(inputs[0].shape[-2:]))
 
-    def note(name: str):
-        @torch.no_grad()
-        def hook(layer: TSSA, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            training = layer.training
-            layer.eval()  # a projection with batch norm would else count this pass twice
-            try:
-                x, (Pi, s, D) = inputs[0], layer.statistics(inputs[0])
-                after = second_moments(layer.project(x + output), Pi, layer.mass)
-            finally:
-                layer.train(training)
-            share, N = Pi.sum(-1) / Pi.shape[-1], Pi.shape[-1]                 # (B, K)
-            before, after = (0.5 * (share * torch.log1p(layer.c * m).sum(-1)).sum(-1) for m in (s, after))
-            grid = next((g for g in reversed(maps) if g[0] * g[1] == N), None)
-            seen.append(Observation(name, Pi, s, D, grid, before, after))
-        return hook
+    def note(name: str, layer: TSSA, x: Tensor, output: Tensor) -> None:
+        Pi, s, D = layer.statistics(x)
+        after = second_moments(layer.project(x + output), Pi, layer.mass)
+        share, N = Pi.sum(-1) / Pi.shape[-1], Pi.shape[-1]                     # (B, K)
+        before, after = (0.5 * (share * torch.log1p(layer.c * m).sum(-1)).sum(-1) for m in (s, after))
+        grid = next((g for g in reversed(maps) if g[0] * g[1] == N), None)
+        seen.append(Observation(name, Pi, s, D, grid, before, after))
 
-    inside = {m for layer in layers.values() for m in layer.modules() if m is not layer}  # hooked, a TSSA is not fast
-    handles = [m.register_forward_pre_hook(passing) for m in model.modules() if m not in inside]
-    handles += [m.register_forward_hook(note(name)) for name, m in layers.items()]
+    inside = {m for layer in model.modules() if isinstance(layer, TSSA) for m in layer.modules() if m is not layer}
+    handles = [m.register_forward_pre_hook(passing) for m in model.modules() if m not in inside]  # hooked, a TSSA is not fast
     try:
-        yield seen
+        with on_each_call(model, note):
+            yield seen
     finally:
         for h in handles:
             h.remove()

@@ -56,7 +56,8 @@ def load_image(source: Any, longest: int | None = None) -> np.ndarray:
             image = Image.fromarray(_eight_bit(np.asarray(image)))
         if image.has_transparency_data:
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-    except (OSError, Image.DecompressionBombError) as e:   # missing, no image, cut short, too large to be true
+    # missing, no image, cut short, too large to be true; or Ultralytics' patched Image.open asking for a plugin
+    except (OSError, Image.DecompressionBombError, ModuleNotFoundError) as e:
         raise ValueError(f"expected {KINDS}, got {str(source)[:200]!r}: {e}") from e
     if longest and max(image.size) > longest:
         image = ImageOps.contain(image.convert("RGB"), (longest, longest), Image.Resampling.BOX)

@@ -28,7 +28,8 @@ import torch  # before ultralytics, which else holds torch to one thread
 from torch import Tensor, nn
 
 from tssa_lib.scenes import data_dir
-from tssa_lib.tssa import TSSA, eager, fast_tssa
+from tssa_lib.fast import eager, fast_tssa
+from tssa_lib.tssa import TSSA
 
 SCALES = "nsmlx"
 KNOWN = {"C2TSSA"}  # block names of ours
