@@ -53,11 +53,20 @@ six = torch.tensor([[2.0, 0.1], [-1.5, 0.2], [1.0, -0.1],                  # a, 
 K, n = 2, len(six)
 W, O = torch.eye(2), torch.eye(2)                                          # [U_1ᵀ; U_2ᵀ] and [O_1, O_2]
 
+# %% [markdown]
+# One matrix product gives the coordinates of all tokens in all heads. The next five lines are the layer.
+
+# %%
 w = (six @ W.T).reshape(n, K, -1).transpose(0, 1)                          # (K, N, p)
 Pi = (w ** 2 / (w ** 2).sum(1, keepdim=True)).sum(-1).softmax(0)           # (K, N), over the heads
 s = (Pi[..., None] * w ** 2).sum(1) / Pi.sum(1, keepdim=True)              # (K, p)
 D = 1 / (1 + s)                                                            # (K, p)
 y = -(Pi[..., None] * D[:, None] * w).transpose(0, 1).reshape(n, -1) @ O.T  # (N, d)
+
+# %% [markdown]
+# Which tokens does head 1 get, and how far is each gate open?
+
+# %%
 print("Π of head 1:", *(f"{v:.2f}" for v in Pi[0]))
 print("gates      :", *(f"{v:.2f}" for v in D.flatten()))
 
@@ -95,11 +104,20 @@ def random_layer(**switches):
         nn.init.zeros_(layer.to_out[0].bias)
     return layer
 
+# %% [markdown]
+# Now 24 random tokens of 16 numbers and a layer of four heads, beside the loops. The five lines left out the
+# $10^{-8}$ of (7.3), so they agree with the loops to about that.
 
+# %%
 x = torch.randn(1, 24, 16)
 layer = random_layer(temp=5.0)
 loops = tssa.tssa_literal(x[0], layer.qkv.weight, layer.temp, layer.to_out[0].weight)
 check("7.1", layer(x)[0], loops, "the layer against loops over tokens, heads and coordinates")
+assert torch.allclose(y, tssa.tssa_literal(six, W, torch.ones(2, 1), O), atol=1e-7)  # the five lines
+
+# %% [markdown]
+# Memberships and gates of the six tokens, too, each number by its own sum: first the logits, token by token, then the
+# second moments, head by head.
 
 # %%
 def logit(j, k):
@@ -130,7 +148,10 @@ d, eps2, eta = 16, 0.5, 0.5
 THEORY = dict(tied=True, orthonormal=True, normalize="none", temp=1 / (2 * eta), c=d / eps2, mass=0.0,
               detach_memberships=True)
 
+# %% [markdown]
+# Two helpers: the layer with all switches set but the named ones, and the bases $U_k$ that a layer has in use.
 
+# %%
 def theory_but(**released):
     """The layer with all switches set to the theory, except those named."""
     return random_layer(**{**THEORY, **released})
@@ -152,7 +173,10 @@ def operator(x, U):
         out -= pi[:, None] * ((x @ U_k * D) @ U_k.T)
     return out
 
+# %% [markdown]
+# The layer knows nothing of this loop; with all switches set the two must agree.
 
+# %%
 layer = theory_but()
 check("7.4", layer(x)[0], operator(x[0], heads(layer)), "all switches set: the layer is the operator")
 
@@ -197,7 +221,11 @@ def gradient_step(layer, x):
     R = rates.variational_rate(z, Pi, U, layer.dim / layer.c).sum()
     return -x.shape[-2] * torch.autograd.grad(R, z)[0]
 
+# %% [markdown]
+# Differentiation knows the objective only and the layer knows its five lines only. The bases here are free, not
+# orthonormal.
 
+# %%
 tied = theory_but(orthonormal=False)
 check("7.5", tied(x), gradient_step(tied, x), "tied=True: the layer against autograd of R_c^var, free bases")
 card("tied=True", theory_but(tied=False)(x)[0])
@@ -217,17 +245,21 @@ def drawn(seed, **switches):
     torch.manual_seed(seed)
     return TSSA(16, 4, **switches)
 
+# %% [markdown]
+# The counts below say how many of the 12 curves have fallen at the third step size, $\gamma = 0.2$.
 
+# %%
 steps = torch.linspace(0, 2, 21)
 curves = {f"{name} {i + 1}": torch.stack([rate_after(drawn(i, tied=name == "tied"), x, g) for g in steps])
           for name in ("tied", "untied") for i in range(12)}
 falls = {name: sum(bool(c[2] < c[0]) for label, c in curves.items() if label.startswith(name)) for name in ("tied", "untied")}
+assert falls["tied"] == 12
 print(falls)
 
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# All 12 tied layers lower the objective, as (7.5) says they must for small steps. Of the untied ones only the few
+# All 12 tied layers lower the objective, as (7.5) says they must for small steps. Of the untied ones only those
 # that happen to point downhill do, and these gain little. Nothing in the untied layer asks it to compress. What
 # training makes of this freedom is measured in lesson 8.
 #
@@ -258,6 +290,9 @@ show(fig, alt="Objective against step size for twelve tied and twelve untied lay
 # $$
 #
 # *(7.6) Checked. With orthonormal bases no token's curvature exceeds the largest gate — lesson 5 · `tssa.largest_safe_gamma`*
+#
+# The reason is one line: $A_j$ is an average, with the weights $\pi_{jk}$, of the matrices $U_k D_k U_k^\top$, and with
+# orthonormal columns the norm of each is its largest gate.
 
 # %%
 def curvature(layer, x):
@@ -267,7 +302,11 @@ def curvature(layer, x):
     A = torch.stack([sum(pi * (U_k * D_k) @ U_k.T for pi, U_k, D_k in zip(Pi[0, :, j], U, D[0])) for j in range(x.shape[1])])
     return torch.linalg.svdvals(A).max()
 
+# %% [markdown]
+# Twenty inputs from small to large, so that the gates range from nearly $c$ down to a fraction of it. Equality needs
+# a single head.
 
+# %%
 inputs = [scale * torch.randn(1, 24, 16) for scale in (0.03, 0.1, 0.3, 0.5) for _ in range(5)]
 layer, one_head = theory_but(), TSSA(16, 1, **THEORY).requires_grad_(False)
 check_below("7.6", [curvature(layer, v) for v in inputs], [layer.statistics(v).gates.max() for v in inputs],
@@ -276,7 +315,7 @@ check_below("7.6", [curvature(layer, v) for v in inputs], [layer.statistics(v).g
 card("orthonormal=True", theory_but(orthonormal=False)(x)[0])
 
 # %% [markdown]
-# At the equality case there is one head, which has every token, and its largest gate is the whole curvature. Now the same
+# In the equality case the one head has every token, and its largest gate is the whole curvature. Now the same
 # layer at $c = 1$ with its weights multiplied by a factor, once as they are and once through the switch, on tokens
 # of size 0.1. The safe step of the free layer depends on the scale of its weights; the switch makes it independent
 # of them.
@@ -290,6 +329,11 @@ for f in factors:
         layer.qkv.weight.mul_(f)
         Pi, _, D = layer.statistics(0.1 * x)
         safe[name].append(tssa.largest_safe_gamma(Pi[0], heads(layer), D[0]).item())
+
+# %% [markdown]
+# Both axes are logarithmic, so a power law is a straight line.
+
+# %%
 fig = plots.lines(factors, safe, title="Largest safe step of the tied layer (c = 1)", xlabel="factor on the weights",
                   ylabel="largest safe γ", xscale="log", yscale="log", hlines={"γ = 2, the theory's promise": 2.0})
 show(fig, alt="Largest safe step size against the scale of the weights: free weights vary over orders, orthonormal stay constant above two",
@@ -318,6 +362,11 @@ absorbed = random_layer(mass=0.0)
 absorbed.qkv.weight.mul_(math.sqrt(c))
 absorbed.to_out[0].weight.mul_(t * math.sqrt(c))
 check("7.7", absorbed(x), t * with_constants(x), "c and t in the weights against c and t in the formula")
+
+# %% [markdown]
+# Equal, so nothing is lost. Forgetting the constant *without* absorbing it, on the other hand, is another operator:
+
+# %%
 card("c=d/eps2", theory_but(c=1.0)(x)[0])
 
 # %% [markdown]
@@ -327,7 +376,7 @@ card("c=d/eps2", theory_but(c=1.0)(x)[0])
 # %%
 s_axis = torch.logspace(-4, 2, 61)
 curves = {f"c = {c:g}": s_axis * tssa.gates(s_axis, c) for c in (1.0, 32.0, 1000.0)}
-fig = plots.lines(s_axis, curves, title="What a gate removes at t = 1/c is 1 − cs/(1 + cs)", xlabel="second moment s",
+fig = plots.lines(s_axis, curves, title="What a gate leaves at t = 1/c and π = 1", xlabel="second moment s",
                   ylabel="share kept, cs/(1 + cs)", xscale="log")
 show(fig, alt="Share of a direction that survives a step against its second moment, for three precisions: S-curves shifted left as c grows",
      digest="half is kept at s = " + ", ".join(f"{1 / c:g}" for c in (1.0, 32.0, 1000.0)))
@@ -371,10 +420,19 @@ def flatness(N, kind):
     Pi = TSSA(128, 4, normalize=kind).statistics(torch.randn(1, N, 128)).Pi
     return (torch.special.entr(Pi).sum(1).mean() / math.log(4)).item()
 
+# %% [markdown]
+# `flatness` is the mean entropy of the tokens' memberships over its largest value $\ln K$: 1 means that every token
+# is shared out evenly, 0 that each has one head.
 
+# %%
 with torch.no_grad():
     sizes = [25, 100, 400, 1600]
     flat = {kind: [flatness(N, kind) for N in sizes] for kind in ("none", "tokens", "rms")}
+
+# %% [markdown]
+# The three rules side by side, on the six tokens and on larger and larger sets of random ones.
+
+# %%
 left, right = plots.row(2)
 plots.bars(list("abcdef"), {kind: tssa.memberships(six.T[..., None], normalize=kind)[0] for kind in flat},
            title="Π of head 1, six tokens", xlabel="token", ylabel="membership of head 1", ax=left)
@@ -413,7 +471,10 @@ def divided_moments(w, Pi):
     v = w ** 2 / (w ** 2).sum(-2, keepdim=True)
     return (Pi[..., None] * v).sum(-2) / Pi.sum(-1, keepdim=True)          # (K, p)
 
+# %% [markdown]
+# Few tokens and many, tiny ones and huge ones. Equality needs one head with every token.
 
+# %%
 draws = [theory_but().project(scale * torch.randn(1, N, 16))[0] for N in (5, 50) for scale in (0.1, 10.0)]
 lhs = torch.stack([divided_moments(w, tssa.memberships(w)) for w in draws])
 bound = torch.stack([(1 / tssa.memberships(w).sum(-1, keepdim=True)).expand(4, 4) for w in draws])
@@ -426,6 +487,11 @@ w, theta = layer.project(x)[0], layer.temp[0, 0]                           # (K,
 slope = jacrev(lambda th: tssa.memberships(w, th, "none").log())(theta)    # (K, N)
 Pi, energy = tssa.memberships(w, theta, "none"), (w ** 2).sum(-1)          # (K, N)
 check("7.10", slope, energy - (Pi * energy).sum(0), 'normalize="none": the squares inside Π are those of the gates')
+
+# %% [markdown]
+# Released, the squares inside Π are the divided ones, and the slope by the temperature shows it:
+
+# %%
 inside = jacrev(lambda th: tssa.memberships(w, th, "tokens").log())(theta)
 card('normalize="none", the squares inside Π', inside, restored=slope, target=energy - (Pi * energy).sum(0))
 
@@ -433,6 +499,12 @@ card('normalize="none", the squares inside Π', inside, restored=slope, target=e
 w = random_layer().project(x * torch.logspace(-1, 1, 16))[0]
 Pi = tssa.memberships(w)
 gates_raw, gates_divided = (tssa.gates(m).flatten() for m in (tssa.second_moments(w, Pi), divided_moments(w, Pi)))
+
+# %% [markdown]
+# What gates would the divided squares give? **Predict** it: there are 24 tokens, and the shares of a coordinate add up
+# to one, so their average is about 1/24.
+
+# %%
 fig = plots.bars([str(i) for i in range(16)], {"from raw squares": gates_raw, "from divided squares": gates_divided},
                  title="The gates of one layer, 4 heads × 4 coordinates", xlabel="coordinate of the heads", ylabel="gate D")
 fig.axes[0].set_ylim(0, 1.3)
@@ -461,6 +533,11 @@ layer = theory_but(temp=lam / (2 * sigma2 * (lam + sigma2)))
 log_density = torch.stack([torch.distributions.MultivariateNormal(
     torch.zeros(16), lam * U_k @ U_k.T + sigma2 * torch.eye(16)).log_prob(x[0]) for U_k in heads(layer)])
 check("7.11", layer.statistics(x).Pi[0], log_density.softmax(0), "the layer's Π against Bayes' rule with Gaussian densities")
+
+# %% [markdown]
+# With four different temperatures, one of them negative, the layer leaves Bayes' rule:
+
+# %%
 apart = theory_but()
 apart.temp.copy_(torch.tensor([[0.5], [1.0], [2.0], [-1.0]]))
 card("temp=1/(2*eta)", apart(x)[0])
@@ -494,6 +571,11 @@ exact, guarded = (theory_but(mass=m).statistics(x) for m in (0.0, 0.5))
 mass = exact.Pi.sum(-1, keepdim=True)
 check("7.12", guarded.second_moments, mass / (mass + 0.5) * exact.second_moments, "mass=0.5 against mass=0.0")
 card("mass=0.0", theory_but(mass=1e-8)(x)[0])
+
+# %% [markdown]
+# The guard matters only to a head that has next to no tokens.
+
+# %%
 deltas = torch.logspace(-6, 3, 46)
 fig = plots.lines(deltas, {f"guard {m:g}": m / (deltas + m) for m in (1e-8, 1e-6)}, title="What the guard changes",
                   xlabel="mass n_k of the head (tokens)", ylabel="relative change of s", xscale="log", yscale="log",
@@ -509,7 +591,7 @@ show(fig, alt="Relative change of the second moments against the mass of a head,
 # - **Theory** projects: $U_k^\top z$.
 # - **Layer** has `qkv_bias=True` in the vision models: $U_k^\top z + b_k$.
 # - **Why:** habit, and harmless. The moments become those of affine functions, and the tied layer is still
-#   a gradient.
+#   a gradient, of the same sum with $f(s) = \ln(1 + cs)$.
 # - **Switch:** `qkv_bias=False`, the default here.
 #
 # $$
@@ -530,7 +612,10 @@ def affine_rate(z):
     s = (Pi[..., None] * w ** 2).sum(1) / Pi.sum(1, keepdim=True)
     return 0.5 * (Pi.mean(1)[:, None] * torch.log1p(biased.c * s)).sum()
 
+# %% [markdown]
+# As in card 1, differentiation does the other side; only the moments are affine now.
 
+# %%
 z = x.clone().requires_grad_()
 check("7.13", biased(x), -24 * torch.autograd.grad(affine_rate(z), z)[0], "tied layer with biases against autograd")
 card("qkv_bias=False", biased(x)[0])
@@ -544,6 +629,11 @@ offsets = torch.linspace(-3, 3, 61)
 small, wide = (scale * torch.randn(2000) for scale in (0.1, 1.0))
 curves = {f"standard deviation {name}": torch.stack([1 / (1 + ((v + b) ** 2).mean()) for b in offsets])
           for name, v in (("0.1", small), ("1", wide))}
+
+# %% [markdown]
+# If the gate measured movement only, both curves would be flat.
+
+# %%
 fig = plots.lines(offsets, curves, title="A gate and the bias of its coordinate", xlabel="bias b", ylabel="gate 1/(1 + s)")
 show(fig, alt="Gate against bias for narrow and wide data: both fall to one tenth at a bias of three; they differ only near zero bias",
      digest=f"at b = 0: {curves['standard deviation 0.1'][30]:.2f} and {curves['standard deviation 1'][30]:.2f}; "
@@ -578,7 +668,10 @@ class Mask(nn.Dropout):
     def forward(self, D):
         return D * self.factor
 
+# %% [markdown]
+# With four gates there are 16 masks: few enough to visit them all instead of drawing.
 
+# %%
 rate, small = 0.25, TSSA(4, 2, tied=True).requires_grad_(False)               # 4 gates: 16 masks
 tokens, mean = torch.randn(1, 9, 4), 0
 plain = small(tokens)
@@ -594,6 +687,11 @@ D = dropping.statistics(x).gates
 with_mask = dropping.attn_drop(D)[0].flatten()
 trained = theory_but(attn_drop=0.25)
 card("attn_drop=0, or eval()", trained(x)[0], restored=trained.eval()(x)[0])
+
+# %% [markdown]
+# One draw, gate by gate; the line marks the largest value that a gate of the published layer has without dropout.
+
+# %%
 fig = plots.bars([str(i) for i in range(16)], {"without": D.flatten(), "one draw, rate 0.25": with_mask}, title="Dropout on D",
                  xlabel="coordinate of the heads", ylabel="gate D", hlines={"D = 1": 1.0})
 fig.axes[0].set_ylim(0, 1.5)
@@ -629,6 +727,11 @@ def constant(v):
 
 central = (constant(1e-5) - constant(-1e-5)) / 2e-5
 check("7.15", (h * Y).sum(), central, "detach_memberships=True against central differences, Π constant", DIFFERENCES)
+
+# %% [markdown]
+# With the switch released, the backward pass has one more part, the one through Π:
+
+# %%
 through = vjp(theory_but(detach_memberships=False), x)[1](g)[0]
 target = vjp(lambda z: tssa.tssa_update(z, Pi, U, eps2), x[0])[1](g[0])[0]
 card("detach_memberships=True, the backward pass", through[0], restored=h[0], target=target)
@@ -639,6 +742,11 @@ for temp in temps:
     through, held = (theory_but(temp=temp.item(), detach_memberships=v) for v in (False, True))
     a, b = (vjp(layer, x)[1](g)[0] for layer in (through, held))
     dropped.append(((a - b).norm() / b.norm()).item())
+
+# %% [markdown]
+# For $\theta \to 0$ the memberships are constant, and the part through Π must vanish.
+
+# %%
 fig = plots.lines(temps, {"size of the part through Π": dropped}, title="What the backward pass gains through Π",
                   xlabel="θ", ylabel="‖difference‖ / ‖gradient with Π held‖", xscale="log", markers=True)
 show(fig, alt="Relative size of the gradient part that flows through the memberships, against the temperature: it grows from nearly zero",
@@ -654,7 +762,8 @@ show(fig, alt="Relative size of the gradient part that flows through the members
 # - **Why:** deep networks train better so.
 # - **Switch:** `block.norm1 = nn.Identity()` and one positive number in `gamma1`.
 #
-# Without the norm, and tied, lesson 5's theorem holds for the block as it stands, with a decrease of at least
+# Without the norm, and tied, lesson 5's theorem holds for the block's first half $Z^+ = Z + \gamma\, \mathrm{TSSA}(Z)$
+# as it stands (Π held while one looks), with a decrease of at least
 #
 # $$
 # R_c^{\mathrm{var}}(Z) - R_c^{\mathrm{var}}(Z^+) \ge \frac{\gamma}{n} \Big(1 - \frac{\gamma}{2} \max_j \lVert A_j \rVert\Big) \sum_j \lVert A_j z_j \rVert^2 \tag{7.16}
@@ -671,24 +780,43 @@ def half_block(gamma, norm):
     return block
 
 
+def promise(gamma, layer, v):
+    """The right side of (7.16)."""
+    return gamma / v.shape[1] * (1 - gamma / 2 * curvature(layer, v)) * layer(v).norm() ** 2
+
+
+# %% [markdown]
+# Thirty steps of the block, from short to nearly the longest, each beside its promise. The block's own forward makes
+# the step; the objective is computed before and after.
+
+# %%
 promised, got = [], []
 for gamma, v in product((0.2, 1.0, 1.9), [0.3 * torch.randn(1, 24, 16) for _ in range(10)]):
     block = half_block(gamma, norm=False)
     U, Pi = heads(block.attn), block.attn.statistics(v).Pi
     before, after = (rates.variational_rate(u, Pi, U, 16.0).item() for u in (v, block(v)))
-    promised.append(gamma / 24 * (1 - gamma / 2 * curvature(block.attn, v)) * block.attn(v).norm() ** 2), got.append(before - after)
-cross, sharp = torch.tensor([[[1.0, 0], [-1, 0], [0, 1], [0, -1]]]), TSSA(2, 1, **{**THEORY, "c": 1.0}).requires_grad_(False)
-lost = rate_after(sharp, cross, 0) - rate_after(sharp, cross, 2 / curvature(sharp, cross))  # the step that mirrors the tokens
-check_below("7.16", promised, got, "promised against measured decrease, norm1 off", equal=(0.0, lost))
+    promised.append(promise(gamma, block.attn, v)), got.append(before - after)
+
+# %% [markdown]
+# When is the promise kept exactly? Take a single head on a perfectly round set of tokens and the longest step,
+# $\gamma = 2/\lVert A \rVert$. It mirrors every token at the origin: much is moved, and exactly nothing is gained.
+
+# %%
+round_tokens = torch.tensor([[[1.0, 0], [-1, 0], [0, 1], [0, -1]]])
+sharp = TSSA(2, 1, **{**THEORY, "c": 1.0}).requires_grad_(False)
+longest = 2 / curvature(sharp, round_tokens)
+gained = rate_after(sharp, round_tokens, 0) - rate_after(sharp, round_tokens, longest)
+check_below("7.16", promised, got, "promised against measured decrease, norm1 off",
+            equal=(promise(longest, sharp, round_tokens), gained))
+
+# %% [markdown]
+# With the norm back in its place the block is not that step any more:
 
 # %%
 normed, plain = half_block(1.0, norm=True), half_block(1.0, norm=False)
 card("norm1=nn.Identity(), γ = 1", normed(x)[0], restored=plain(x)[0], target=(x + gradient_step(plain.attn, x))[0])
 
 # %% [markdown]
-# The equality case is the sharp one: a single head on a perfectly round set of tokens, where $\gamma = 2/\lVert A \rVert$
-# mirrors every token at the origin and gains exactly nothing.
-#
 # With the norm the step is computed from one point and applied at another. **Predict:** how much of the promise is
 # left? We draw 200 sets of tokens and measure $R_c^{\mathrm{var}}$ of the *normalised* tokens before and after.
 
@@ -703,10 +831,18 @@ def ratios(gamma):
     before, pre, plain = (rates.variational_rate(u, Pi, U, 16.0) for u in (z, block.norm1(block(v)), z + gamma * block.attn(z)))
     return pre / before, plain / before
 
+# %% [markdown]
+# Eight step sizes, from short ones to twice the bound of lesson 5.
 
+# %%
 gammas = [0.1, 0.5, 1.0, 1.5, 1.9, 2.5, 3.0, 4.0]
 pre, plain = (torch.stack(v) for v in zip(*(ratios(g) for g in gammas)))   # (8, 200)
 share = (pre < 1).double().mean(1)
+
+# %% [markdown]
+# Below the dotted line at 1 the step has compressed.
+
+# %%
 fig = plots.lines(gammas, {"pre-norm, LN(x)": pre.mean(1), "without norm": plain.mean(1)}, title="A step with and without pre-norm",
                   xlabel="step size γ", ylabel="R_c^var after / before, mean", markers=True, hlines={"unchanged": 1.0}, vlines={"γ = 2": 2.0})
 fig.axes[0].set_ylim(0, 1.8)
@@ -751,7 +887,10 @@ causal.c_proj.weight.copy_(torch.eye(8))                                   # so 
 words = torch.randn(1, 20, 8)
 w = causal.c_attn(words)[0].reshape(20, 2, 4)                              # (N, K, p)
 
+# %% [markdown]
+# The loops take one token at a time and look only at what came before it.
 
+# %%
 def pi_at(t):
     return torch.stack([causal.temp[k, 0] * (sum(w[t, k, i] ** 2 / (w[:t + 1, k, i] ** 2).sum() for i in range(4))
                                              + 4 * causal.denom_bias[k, t, 0]) for k in range(2)]).softmax(0)
@@ -762,11 +901,21 @@ def s_at(t):
     return (past[..., None] * w[:t + 1] ** 2).sum(0) / (past.sum(0)[:, None] + 1e-8)  # (K, p)
 
 
+# %% [markdown]
+# The layer returns only the product $-\pi w/(1 + s)$. How can Π and $s$ be read off it separately? Feed it the tokens
+# once as they are and once doubled. Π doesn't notice, for its squares are divided; $s$ grows by four. So
+# $r_a = (1 + a^2 s)/\pi$ is known for $a = 1, 2$, and two equations give two unknowns.
+
 # %%
-y = causal(words)[0].reshape(20, 2, 4)                                     # −π w/(1 + s), (N, K, p)
 s_loop, Pi_loop = (torch.stack([f(t) for t in range(20)]) for f in (s_at, pi_at))
-check("7.17", -y * (1 + s_loop) / w, Pi_loop[..., None].expand_as(y), "Π inside the causal layer against a per-token loop")
-check("7.18", -w * Pi_loop[..., None] / y - 1, s_loop, "s inside the causal layer against a per-token loop")
+r1, r2 = (-a * w / causal(a * words)[0].reshape(20, 2, 4) for a in (1, 2))  # (1 + a²s)/π, (N, K, p)
+check("7.17", 3 / (4 * r1 - r2), Pi_loop[..., None].expand_as(w), "Π inside the causal layer against a per-token loop")
+check("7.18", (r2 - r1) / (4 * r1 - r2), s_loop, "s inside the causal layer against a per-token loop")
+
+# %% [markdown]
+# And does it look ahead? Change the second half of the sentence and see what the first half says.
+
+# %%
 changed = words.clone()
 changed[:, 10:] += 1.0
 print("tokens 1 to 10 after a change of tokens 11 to 20, largest difference:",
@@ -799,6 +948,12 @@ causal.denom_bias.zero_(), causal.temp.fill_(3.0), full.temp.fill_(3.0)
 gap = [((causal(many[:, :t]) - full(many[:, :t]))[0, -1].norm() / full(many[:, :t])[0, -1].norm()).item() for t in range(1, 33)]
 w2 = (causal.c_attn(many)[0].reshape(32, 2, 4)) ** 2
 logits = (w2 / w2.cumsum(0)).sum(-1).mean(1)                               # mean over the heads
+
+# %% [markdown]
+# On the left (7.8) for a token of the past: the mean logit at position $t$ goes like $\theta p/t$. On the right the
+# last token of ever longer texts, by either layer.
+
+# %%
 left, right = plots.row(2)
 plots.lines(range(1, 33), {"mean logit / θ": logits, "p / t": 4 / torch.arange(1, 33)}, title="Logits fade with time",
             xlabel="position t", ylabel="logit / θ", ax=left)
@@ -815,7 +970,7 @@ show(fig, alt="Left: the causal logits fall like p over t. Right: relative diffe
 #
 # The leading minus stays in the code and is then multiplied by a free matrix. Positions are added once before
 # the first block, for the layer itself has none. A class token appears only in two last blocks of softmax
-# attention with a single query, which is linear too. And the step that CRATE derived from sparsity is an
+# attention with a single query, whose cost is linear in the number of tokens too. And the step that CRATE derived from sparsity is an
 # ordinary MLP here.
 #
 # ## 7.4 What the layer can and cannot do, whatever its weights
@@ -840,13 +995,18 @@ show(fig, alt="Left: the causal logits fall like p over t. Right: relative diffe
 layer = random_layer(temp=5.0)
 order = torch.randperm(24)
 check("7.20", layer(x[:, order]), layer(x)[:, order], "shuffled input against shuffled output")
+
+# %% [markdown]
+# For one head we write the matrix down and multiply every token by it.
+
+# %%
 single = TSSA(16, 1, mass=0.0).requires_grad_(False)
 single.to_out[0].bias.zero_()
 M = -single.to_out[0].weight @ torch.diag(single.statistics(x).gates[0, 0]) @ single.qkv.weight
 check("7.21", single(x)[0], x[0] @ M.T, "K = 1: the layer against one matrix")
 
 # %% [markdown]
-# With $K$ heads two tokens differ only in their $K$ memberships. There is no retrieval by content, as a key–value
+# With $K$ heads the layer treats two tokens differently only through their $K$ memberships. There is no retrieval by content, as a key–value
 # lookup has it. How thin the channel between tokens is can be counted. A token hears of the others through $Kp$
 # sums of squares in Π and $Kp$ second moments, so if $\mathcal{A}$ and $\mathcal{B}$ are disjoint sets of tokens,
 #
@@ -857,7 +1017,7 @@ check("7.21", single(x)[0], x[0] @ M.T, "K = 1: the layer against one matrix")
 # *(7.22) Checked. All that one set of tokens learns from another fits into 2Kp numbers — this series*
 #
 # And no weights can make the gated tokens large. The mean square of gated coordinate $i$ of head $k$ is at most
-# a quarter of the head's share of tokens:
+# a quarter of the head's share of tokens (at $c = 1$, as published):
 #
 # $$
 # \frac{1}{n} \sum_{j=1}^{n} \big( \pi_{jk} D_{ki}\, u_{ki}^\top z_j \big)^2 \le \frac{1}{4}\, \frac{n_k}{n} \tag{7.23}
@@ -875,7 +1035,10 @@ def cross(seed, K):
     J = jacrev(lambda b: layer(torch.cat([v[:20], b])[None])[0, :20])(v[20:])  # (20, 8, 20, 8)
     return torch.linalg.svdvals(J.detach().reshape(160, 160))
 
+# %% [markdown]
+# The rank is the number of singular values above rounding. With $K p = 8$ the bound is 16, and it is reached.
 
+# %%
 spectra = {f"K = {K}, p = {8 // K}": cross(9, K) for K in (1, 2, 4)}
 ranks = [(sv > 1e-9 * sv[0]).sum().item() for sv in [*(cross(s, 2) for s in range(3)), *spectra.values()]]
 check_below("7.22", ranks, [16] * len(ranks), "ranks of the 160 × 160 Jacobian between two halves of 40 tokens",
@@ -887,7 +1050,10 @@ def gated_mean_square(w):
     y = Pi[..., None] * w * tssa.gates(tssa.second_moments(w, Pi, 0.0))[:, None]
     return (y ** 2).mean(1), (Pi.mean(1, keepdim=True) / 4).expand(len(w), w.shape[-1])
 
+# %% [markdown]
+# Tokens from tiny to huge, and for equality one head whose coordinates are all $\pm 1$ (here 1), so that $s = 1$.
 
+# %%
 pairs = [gated_mean_square(scale * torch.randn(4, 50, 4)) for scale in (0.01, 1.0, 2.0, 1e4)]
 signs = torch.ones(1, 50, 3)                                               # one head, s = 1
 check_below("7.23", torch.cat([a for a, _ in pairs]), torch.cat([b for _, b in pairs]), "mean square of gated coordinates",
@@ -926,10 +1092,18 @@ def ours(w):
     Pi = tssa.memberships(w)
     return -w * (Pi[..., None] * tssa.gates(tssa.second_moments(w, Pi))[:, None]).to(w.dtype)
 
+# %% [markdown]
+# The test tokens reach 10,000, and one coordinate is dead.
 
+# %%
 wide = torch.randn(4, 64, 4) * torch.logspace(-1, 3, 4)
 wide = (wide / wide.abs().max() * 1e4).float()
 wide[1, :, 2] = 0                                                          # a dead channel
+
+# %% [markdown]
+# Both types, both versions: are output and gradient finite, and how far is the output from float32?
+
+# %%
 for dtype in (torch.float16, torch.bfloat16):
     for f in (naive, ours):
         v = wide.to(dtype).requires_grad_()
@@ -963,6 +1137,11 @@ layer = random_layer(mass=0.0)
 layer.to_out[0].weight.copy_(torch.eye(16))
 w1 = x[:, :1] @ layer.qkv.weight.T
 check("7.24", layer(x[:, :1]), -w1 / (4 * (1 + w1 ** 2)), "one token")
+
+# %% [markdown]
+# Then padding: at $\theta = 0$ Π is uniform, and as many zero tokens as tokens must halve every second moment.
+
+# %%
 layer.temp.zero_()
 padded = torch.cat([x, torch.zeros(1, 24, 16)], 1)
 check("7.25", layer.statistics(padded).second_moments, layer.statistics(x).second_moments / 2, "as many zero tokens as tokens")
@@ -973,6 +1152,11 @@ rows = []
 for zeros in (0, 6, 12, 24, 48, 96):
     out = layer(torch.cat([2 * x, torch.zeros(1, zeros, 16)], 1))[:, :24]
     rows.append(((out - layer(2 * x)).norm() / layer(2 * x).norm()).item())
+
+# %% [markdown]
+# The picture of both hazards: the curve of (7.24), and the output of the real tokens as zeros are appended.
+
+# %%
 curve = torch.linspace(-6, 6, 121)
 left, right = plots.row(2)
 plots.lines(curve, {"y, K = 4": -curve / (4 * (1 + curve ** 2))}, title="The layer on a single token", xlabel="coordinate w",
@@ -983,8 +1167,8 @@ show(fig, alt="Left: the curve of the layer on one token, an S that returns to z
      digest=f"{rows[3]:.0%} change when as many zero tokens are appended as there are real ones")
 
 # %% [markdown]
-# No guard inside the layer can tell padding from data: cut it off before the layer, or use batches of one shape, as
-# YOLO does in training. For different resolutions use `normalize="rms"` (card 4).
+# No guard inside the layer can tell padding from data: cut it off before the layer, or use images of one shape. The grey
+# borders with which YOLO fills up an image ("letterbox") are tokens like any others, and join every $n_k$. For different resolutions use `normalize="rms"` (card 4).
 #
 # ## 7.6 Exercises
 #
