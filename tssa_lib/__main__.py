@@ -1,0 +1,152 @@
+"""TSSA-YOLO from a shell: `python -m tssa_lib train | resume | val | predict | export | yolo …` (lesson 11 uses the same calls)."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+EXAMPLES = """\
+examples:
+  python -m tssa_lib train --data VOC.yaml                     the customary recipe: 300 epochs, 640 px, batch 64, mixed
+                                                               precision, the weights of yolo11n.pt carried over
+  python -m tssa_lib train --data my.yaml --size s batch=16    the same at scale s; any setting of Ultralytics as key=value
+  python -m tssa_lib train --data scenes --recipe scenes       the lessons' digit scenes, in minutes on a CPU, no network
+  python -m tssa_lib resume data/runs/train1                   go on after an interruption
+  python -m tssa_lib val --model best.pt --data my.yaml imgsz=1280
+  python -m tssa_lib predict --model best.pt --source photos/
+  python -m tssa_lib export --model best.pt --format onnx imgsz=640
+  python -m tssa_lib yolo track model=best.pt source=clip.mp4  Ultralytics' own command line, with TSSA registered
+
+`python -m tssa_lib train --help` says what each option of a command does.
+"""
+
+
+def _settings(pairs: list[str]) -> dict[str, Any]:
+    """key=value words as Ultralytics reads them: numbers, lists, true and none are what they look like."""
+    from ultralytics.cfg import DEFAULT_CFG_DICT, parse_key_value_pair
+
+    wrong = [pair for pair in pairs if "=" not in pair[1:-1]]
+    if wrong:
+        raise ValueError(f"expected settings as key=value, got {' '.join(wrong)}")
+    found = dict(parse_key_value_pair(pair) for pair in pairs)
+    unknown = sorted(found.keys() - DEFAULT_CFG_DICT.keys())
+    if unknown:
+        raise ValueError(f"expected settings of Ultralytics (`python -m tssa_lib yolo cfg` lists them), got {', '.join(unknown)}")
+    return found
+
+
+def _tell(run: Any) -> None:
+    print(f"\n{run}")
+    for label, path in (("best weights", run.best), ("last weights", run.last), ("epoch by epoch", run.folder / "results.csv"),
+                        ("all settings", run.folder / "args.yaml")):  # fmt: skip
+        print(f"  {label:14} {path}")
+    print(f"next: python -m tssa_lib predict --model '{run.best}' --source YOUR_IMAGES")
+
+
+def train(given: argparse.Namespace) -> None:
+    from tssa_lib import scenes, train as training
+
+    data = scenes.make_scenes(progress=True) if given.data == "scenes" else given.data
+    weights = None if given.weights == "none" else given.weights
+    settings = {"folder": given.folder, "drop_bad": given.drop_bad, **_settings(given.settings)}
+    if given.recipe == "scenes":
+        weights = None if weights == "stock" else weights  # its point is to start from nothing
+        _tell(training.train(data, f"yolo11{given.size}-tssa.yaml", weights=weights, **{**training.SCENES, **settings}))
+    else:
+        _tell(training.full_recipe(data, given.size, weights, **settings))
+
+
+def resume(given: argparse.Namespace) -> None:
+    from tssa_lib.train import resume as go_on
+
+    _tell(go_on(given.run))
+
+
+def val(given: argparse.Namespace) -> None:
+    from tssa_lib.train import YOLO, validate
+
+    totals, per_class = validate(YOLO(given.model), given.data, **_settings(given.settings))
+    for name, value in {**totals, **{f"mAP50 of {c}": v for c, v in per_class.items()}}.items():
+        print(f"{name:24} {value:.4f}")
+
+
+def predict(given: argparse.Namespace) -> None:
+    from tssa_lib import scenes
+    from tssa_lib.train import YOLO, predict as detect
+
+    place = dict(save=True, project=str(scenes.data_dir() / "runs"), name="predict")
+    results = detect(YOLO(given.model), given.source, **{**place, **_settings(given.settings)})
+    for result in results:
+        print(f"{result.path}: {result.verbose().rstrip(', ') or 'nothing'}")
+    if results and results[0].save_dir:
+        print(f"{len(results)} pictures with their boxes: {results[0].save_dir}")
+
+
+def export(given: argparse.Namespace) -> None:
+    from tssa_lib.train import YOLO, export as write
+
+    print(f"wrote {write(YOLO(given.model), given.format, **_settings(given.settings))}")
+
+
+def yolo(words: list[str]) -> None:
+    """Ultralytics' own command line in this process, where our block is registered."""
+    import tssa_lib.yolo  # noqa: F401  (registers)
+    from ultralytics.cfg import entrypoint
+
+    sys.argv[:] = ["yolo", *words]  # in place: Ultralytics holds this very list, and saves pictures for `yolo predict`
+    entrypoint()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tssa_lib", description="Train, measure, use and export YOLO11 with TSSA.",
+                                     epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def verb(name: str, does: Any, says: str, settings: bool = True) -> argparse.ArgumentParser:
+        one = verbs.add_parser(name, help=says, description=says[0].upper() + says[1:] + ".")
+        one.set_defaults(does=does)
+        if settings:
+            one.add_argument("settings", nargs="*", metavar="key=value", help="any setting of Ultralytics, e.g. imgsz=640")
+        return one
+
+    one = verb("train", train, "train on a data YAML, then say how good it is and where everything lies")
+    one.add_argument("--data", required=True, help='data YAML (own, or "VOC.yaml", "coco8.yaml", …), or "scenes": the digit scenes of the lessons')
+    one.add_argument("--size", choices="nsmlx", default="n", help="scale of the model, from nano to extra large (default: n)")
+    one.add_argument("--weights", default="stock", help="carried over before training: stock (yolo11<size>.pt, downloaded if need be), "
+                                                        "none, or a checkpoint (default: stock)")  # fmt: skip
+    one.add_argument("--recipe", choices=("full", "scenes"), default="full",
+                     help="full: 300 epochs, 640 px, batch 64, SGD, mixed precision; scenes: 12 epochs at 128 px, for the digit scenes")
+    one.add_argument("--folder", help="where the run is written, new or empty (default: data/runs/train<number>)")
+    one.add_argument("--drop-bad", action="store_true", help="leave out images that can't be read instead of stopping")
+    one = verb("resume", resume, "go on with an interrupted training", settings=False)
+    one.add_argument("run", help="its folder, or its last.pt")
+    one = verb("val", val, "measure a checkpoint on the validation images of a data YAML")
+    one.add_argument("--model", required=True, help="checkpoint, e.g. data/runs/train1/weights/best.pt")
+    one.add_argument("--data", required=True, help="data YAML")
+    one = verb("predict", predict, "detect objects in a picture or a folder, and draw the boxes")
+    one.add_argument("--model", required=True, help="checkpoint")
+    one.add_argument("--source", required=True, help="picture, folder or video")
+    one = verb("export", export, "write a checkpoint in another format")
+    one.add_argument("--model", required=True, help="checkpoint")
+    one.add_argument("--format", default="onnx", help="onnx, torchscript, openvino, … (default: onnx)")
+    verbs.add_parser("yolo", help="Ultralytics' own command line, with TSSA registered", add_help=False)
+    return parser
+
+
+def main(words: list[str] | None = None) -> int:
+    words = sys.argv[1:] if words is None else words
+    if words[:1] == ["yolo"]:
+        yolo(words[1:])
+        return 0
+    given = _parser().parse_args(words)
+    try:
+        given.does(given)
+    except (ValueError, FileNotFoundError, TypeError, SyntaxError, RuntimeError) as error:  # what a user can mend
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
