@@ -92,7 +92,7 @@ def test_switches_and_wrong_placements():
     for places, block, switches, said in [
         (("P4",), "C2TSSA", {}, "expected places P5 and perhaps P4 and P3, got P4"),
         (("P2", "P5"), "C2TSSA", {}, "got P2, P5"),
-        (("P5",), "C3", {}, "expected the block C2TSSA or C2PSA, got 'C3'"),
+        (("P5",), "C3", {}, "expected the block C2TSSA or C2PSA or C2Plain, got 'C3'"),
         (("P5",), "C2PSA", {"temp": 1.0}, "got temp for C2PSA"),
         (("P5",), "C2TSSA", {"heads": 1}, "head_width, normalize, temp.*got heads"),
     ]:
@@ -104,7 +104,7 @@ def test_switches_and_wrong_placements():
 def test_an_unknown_block_is_answered_with_the_known(where):
     d = tasks.yaml_model_load("yolo11n-tssa.yaml")
     d[where][1 if where == "head" else 10][2] = "C2TSA"
-    with pytest.raises(ValueError, match=r"in row 1[02] of the model YAML, got 'C2TSA'; known are .*C2PSA, C2TSSA,.*Detect"):
+    with pytest.raises(ValueError, match=r"in row 1[02] of the model YAML, got 'C2TSA'; known are .*C2PSA, .*C2TSSA,.*Detect"):
         tasks.DetectionModel(d, verbose=False)
 
 
@@ -116,6 +116,23 @@ def test_counted_costs_are_those_of_the_stored_results():
         cost = placements.count(YOLO(row["model"]).model, row["size"])
         assert cost.macs == pytest.approx(row["macs"], rel=1e-2) and cost.largest == row["largest"]
         assert cost.attention_macs == pytest.approx(row["attention_macs"], rel=1e-2)
+
+
+def test_the_control_without_mixing_is_equal_in_everything_else():
+    """Same start, same parameters but the temperatures, and no token sees another but through the 3 x 3 convolution."""
+    models = []
+    for name in ("yolo11n-tssa.yaml", "yolo11n-plain.yaml"):
+        torch.manual_seed(0)
+        models.append(YOLO(name).model.state_dict())
+    ours, plain = models
+    assert set(ours) - set(plain) == {"model.10.m.0.attn.temp"} and not set(plain) - set(ours)
+    assert all(torch.equal(plain[k], ours[k]) for k in plain)
+    attn = YOLO("yolo11n-plain.yaml").model.model[10].m[0].attn.eval()
+    x = torch.rand(1, 128, 7, 7, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    attn(x)[0, :, 0, 0].sum().backward()
+    assert x.grad[0, :, :2, :2].abs().min() > 0 and not x.grad[0, :, 2:].any() and not x.grad[0, :, :, 2:].any()
+    stock = YOLO("yolo11n.yaml")
+    assert yolo.load(YOLO("yolo11n-plain.yaml"), stock.model).fresh == ()
 
 
 # --- precision and copies -----------------------------------------------------------------------

@@ -32,7 +32,7 @@ from tssa_lib.fast import eager, fast_tssa
 from tssa_lib.tssa import TSSA
 
 SCALES = "nsmlx"
-KNOWN = {"C2TSSA"}  # block names of ours
+NAMES = {"tssa": "C2TSSA", "psa": "C2PSA", "plain": "C2Plain"}  # in yolo11n-tssa.yaml, of the block
 AFTER = {"P3": 4, "P4": 6, "P5": 10}  # last row of each level in YOLO11's backbone; row 10 is the attention
 SWITCHES = ("e", "head_width", "normalize", "temp")  # of C2TSSA in a model YAML, in this order
 
@@ -138,6 +138,36 @@ class C2TSSA(C2PSA):
             block.attn = TSSAttention(self.c, max(self.c // head_width, 1), normalize, temp)
 
 
+class Values(nn.Module):
+    """What is left of `Attention` and `TSSAttention` without attention: y = proj(v + pe(v)), v the values."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.qkv = Conv(dim, dim, 1, act=False)
+        self.proj = Conv(dim, dim, 1, act=False)
+        self.pe = Conv(dim, dim, 3, 1, g=dim, act=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        v = self.qkv(x)  # (B, C, H, W)
+        return self.proj(v + self.pe(v))  # (B, C, H, W)
+
+
+class C2Plain(C2PSA):
+    """`C2TSSA` with the identity in place of attention: the control of a fair trial, all else being equal.
+
+    >>> C2Plain(256, 256).eval()(torch.zeros(1, 256, 4, 4)).shape
+    torch.Size([1, 256, 4, 4])
+    """
+
+    def __init__(self, c1: int, c2: int, n: int = 1, e: float = 0.5):
+        super().__init__(c1, c2, n, e)
+        for block in self.m:
+            block.attn = Values(self.c)
+
+
+BLOCKS = {"C2TSSA": C2TSSA, "C2Plain": C2Plain}  # what a row of a model YAML may name, besides Ultralytics' own
+
+
 # --- registration -----------------------------------------------------------------------------
 
 
@@ -153,23 +183,23 @@ def _with_c2tssa(parse):
     def parse_model(d, ch, verbose=True):
         rows = [*d["backbone"], *d["head"]]
         for i, (_, _, name, _) in enumerate(rows):
-            if name not in KNOWN and not name.startswith(("nn.", "torchvision.ops.")) and not hasattr(tasks, name):
+            if name not in BLOCKS and not name.startswith(("nn.", "torchvision.ops.")) and not hasattr(tasks, name):
                 raise ValueError(f"expected a block that Ultralytics or this package knows in row {i} of the model "
                                  f"YAML, got {name!r}; known are {', '.join(_known())}")  # fmt: skip
-        ours = {i: args for i, (_, _, name, args) in enumerate(rows) if name == "C2TSSA"}
+        ours = {i: (name, args) for i, (_, _, name, args) in enumerate(rows) if name in BLOCKS}
         if not ours:
             return parse(d, ch, verbose)
         rows = [[f, n, "C2PSA", args[:2]] if i in ours else [f, n, name, args]
                 for i, (f, n, name, args) in enumerate(rows)]  # fmt: skip
         cut = len(d["backbone"])
         layers, save = parse({**d, "backbone": rows[:cut], "head": rows[cut:]}, ch, verbose)
-        for i, args in ours.items():
+        for i, (name, args) in ours.items():
             twin = layers[i]
             channels = twin.cv2.conv.out_channels
             with torch.random.fork_rng(devices=[]):  # nobody else's random draws shift
-                block = C2TSSA(channels, channels, len(twin.m), *args[1:])
+                block = BLOCKS[name](channels, channels, len(twin.m), *args[1:])
             _carry(block, twin)  # the same seed gives the same start as in the stock model
-            block.i, block.f, block.type = twin.i, twin.f, f"{C2TSSA.__module__}.C2TSSA"
+            block.i, block.f, block.type = twin.i, twin.f, f"{C2TSSA.__module__}.{name}"
             block.np = sum(p.numel() for p in block.parameters())
             layers[i] = block
             if verbose:
@@ -182,7 +212,7 @@ def _with_c2tssa(parse):
 def _known() -> list[str]:
     """The names that a row of a model YAML may hold, besides torch.nn's and torchvision's."""
     modules = {n: v for n, v in vars(tasks).items() if isinstance(v, type) and issubclass(v, nn.Module)}
-    return sorted(KNOWN | {n for n, v in modules.items() if not issubclass(v, (tasks.BaseModel, tasks.Ensemble))})
+    return sorted(BLOCKS.keys() | {n for n, v in modules.items() if not issubclass(v, (tasks.BaseModel, tasks.Ensemble))})
 
 
 def _with_our_yaml(load):
@@ -190,13 +220,13 @@ def _with_our_yaml(load):
 
     @functools.wraps(load)
     def yaml_model_load(path):
-        name = re.fullmatch(r"yolo11([a-z]?)-(tssa|psa)(?:-((?:p[345])+))?\.ya?ml", str(path))
+        name = re.fullmatch(r"yolo11([a-z]?)-(tssa|psa|plain)(?:-((?:p[345])+))?\.ya?ml", str(path))
         if not name or Path(path).exists():
             return load(path)
         scale, block, places = name.groups()
         if scale not in SCALES:  # "" stands for n
             raise ValueError(f"expected a scale of {', '.join(SCALES)} after yolo11, got {scale!r} in {path}")
-        d = with_attention(re.findall("P.", (places or "p5").upper()), f"C2{block.upper()}")
+        d = with_attention(re.findall("P.", (places or "p5").upper()), NAMES[block])
         return {**d, "scale": scale or SCALES[0], "yaml_file": str(path)}
 
     return yaml_model_load
@@ -205,8 +235,8 @@ def _with_our_yaml(load):
 def with_attention(places: Sequence[str] = ("P5",), block: str = "C2TSSA", **switches: Any) -> dict[str, Any]:
     """The rows of a YOLO11 with attention at the end of several levels of its backbone, as a model dictionary.
 
-    places: "P5" (stride 32, where YOLO11 has it), and "P4" (16) and "P3" (8) if wanted; block: "C2TSSA" or
-    stock "C2PSA"; switches: `e`, `head_width`, `normalize` and `temp` of C2TSSA. By name the same is
+    places: "P5" (stride 32, where YOLO11 has it), and "P4" (16) and "P3" (8) if wanted; block: "C2TSSA",
+    stock "C2PSA" or "C2Plain"; switches: `e`, `head_width`, `normalize` and `temp` of C2TSSA. By name the same is
     `YOLO("yolo11n-tssa-p4p5.yaml")`, `YOLO("yolo11n-psa-p3p4p5.yaml")`. With switches: add the key
     `scale`, or write the dictionary to a file like `yolo11n-mine.yaml`. `ValueError` for other places,
     blocks and switches.
@@ -218,8 +248,8 @@ def with_attention(places: Sequence[str] = ("P5",), block: str = "C2TSSA", **swi
     rows, cut = d["backbone"] + d["head"], len(d["backbone"])
     if "P5" not in places or not set(places) <= AFTER.keys():
         raise ValueError(f"expected places P5 and perhaps P4 and P3, got {', '.join(places) or 'none'}")
-    if block not in ("C2TSSA", "C2PSA"):
-        raise ValueError(f"expected the block C2TSSA or C2PSA, got {block!r}")
+    if block not in NAMES.values():
+        raise ValueError(f"expected the block {' or '.join(NAMES.values())}, got {block!r}")
     given = dict(zip(SWITCHES, rows[AFTER["P5"]][3][1:]))
     if not switches.keys() <= given.keys() or (switches and block != "C2TSSA"):
         raise ValueError(f"expected switches of C2TSSA ({', '.join(given)}), got {', '.join(switches)} for {block}")
@@ -250,7 +280,7 @@ def register() -> None:
     tasks.parse_model.knows_c2tssa = True
     tasks.yaml_model_load = engine.yaml_model_load = _with_our_yaml(tasks.yaml_model_load)
     default_callbacks["on_pretrain_routine_start"].append(_import_us)
-    torch.serialization.add_safe_globals([TSSAttention, C2TSSA])
+    torch.serialization.add_safe_globals([TSSAttention, Values, *BLOCKS.values()])
 
 
 register()
@@ -301,10 +331,10 @@ def load(model: YOLO, weights: str | Path | nn.Module) -> Carried:
     fitted = copy.deepcopy(source).float()
     fitted.model = _aligned(target.model, fitted.model)
     for i, (ours, theirs) in enumerate(zip(target.model, fitted.model)):
-        if isinstance(ours, C2TSSA) and type(theirs) is C2PSA:
+        if isinstance(ours, tuple(BLOCKS.values())) and type(theirs) is C2PSA:
             block = copy.deepcopy(ours)
             if _carry(block, theirs):
-                for inner in block.m:
+                for inner in block.m if isinstance(ours, C2TSSA) else ():
                     del inner.attn.temp  # it has no counterpart: not counted, stays as it is in ours
                 fitted.model[i] = block
 
@@ -341,7 +371,7 @@ def _aligned(ours: nn.Sequential, theirs: nn.Sequential) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def _carry(ours: C2TSSA, theirs: C2PSA) -> bool:
+def _carry(ours: C2PSA, theirs: C2PSA) -> bool:
     """Put the weights of a stock block into ours, all but `temp`; False when sizes differ."""
     state, own = theirs.state_dict(), ours.state_dict()
     for j, stock in enumerate(inner.attn for inner in theirs.m):
