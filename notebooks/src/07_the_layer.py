@@ -840,20 +840,20 @@ pre, plain = (torch.stack(v) for v in zip(*(ratios(g) for g in gammas)))   # (8,
 share = (pre < 1).double().mean(1)
 
 # %% [markdown]
-# Below the dotted line at 1 the step has compressed.
+# Below the horizontal line the step has compressed.
 
 # %%
 fig = plots.lines(gammas, {"pre-norm, LN(x)": pre.mean(1), "without norm": plain.mean(1)}, title="A step with and without pre-norm",
                   xlabel="step size γ", ylabel="R_c^var after / before, mean", markers=True, hlines={"unchanged": 1.0}, vlines={"γ = 2": 2.0})
 fig.axes[0].set_ylim(0, 1.8)
-show(fig, alt="Ratio of the objective after and before a step against step size: without norm it falls throughout, with pre-norm it has a minimum near one and a half and rises above one at four",
+show(fig, alt="Ratio of the objective after and before a step against step size: without norm it stays below one, with pre-norm it has a minimum near one and a half and rises above one at four",
      digest=f"pre-norm: {share[:5].min():.2f} of the inputs fall at every γ below 2, {share[-1]:.2f} at γ = 4; "
             f"without norm {(plain < 1).double().mean():.2f} everywhere")
 
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# For these inputs nearly all of it below γ = 2, though no theorem says so any more. Beyond, the norm turns against us:
+# For these inputs nearly every step below γ = 2 still compresses, though no theorem says so any more. Beyond, the norm turns against us:
 # a step that shrinks a token past the origin is blown up again to full length.
 #
 # </details>

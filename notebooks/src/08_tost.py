@@ -40,7 +40,7 @@ torch.set_num_threads(1)                                                   # tin
 # ## 8.1 The block and the classifier
 #
 # A block is the two moves of every modern Transformer: let the tokens meet, then let each token think alone. ToST
-# puts TSSA into the first and an ordinary MLP (two linear maps with a GELU between, four times as wide inside)
+# puts TSSA into the first and an ordinary MLP (two linear maps, four times as wide inside, with a GELU, a rounded ReLU, between)
 # into the second. Both read normalised tokens and add to the old ones; $\gamma_1$ and $\gamma_2$ hold one learned
 # step size a channel.
 #
@@ -337,8 +337,8 @@ entropy = torch.distributions.Categorical(probs=Pi.transpose(1, 2)).entropy().me
 check("8.5", tost.compression(model, images)[0]["entropy"], entropy, "tost.compression against torch.distributions, float32", REACHED)
 
 # %% [markdown]
-# At $\theta = 1$, where the published layer starts, the entropy in the table is 1 to three digits or nearly so, tied or not:
-# all groups hold all tokens. And it stays so, because $\theta$ hardly moves: an optimiser that changes a parameter
+# At $\theta = 1$, where the published layer starts, the entropy in the table is within a hundredth of 1, tied or
+# not: all groups hold all tokens. And it stays so, because $\theta$ hardly moves: an optimiser that changes a parameter
 # by about its learning rate a step cannot carry it from 1 to 30. Lesson 7 (7.8) says where to start instead: logits have
 # mean $\theta p/n$, here $\theta/8$, so $\theta$ has to be of the order of $n/p$ or more.
 
