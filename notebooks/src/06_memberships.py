@@ -29,8 +29,8 @@ from tssa_lib import photos, plots, rates, tssa
 from tssa_lib.explorer import Explorer
 from tssa_lib.lessons import LIMIT, agree, check, check_below, exercise, show
 
+torch.manual_seed(0)
 torch.set_default_dtype(torch.float64)
-torch.manual_seed(0);
 
 # %% [markdown]
 # ## 6.1 A softmax over groups
