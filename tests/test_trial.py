@@ -1,0 +1,114 @@
+"""The fair trial at tiny size: its data, one training of each block, resumption, and its statistics."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tssa_lib import trial, yolo
+from tssa_lib.trial import BLOCKS, FULL, IMPROVED, SWITCHES, Form, compare, difference, in_context, one, scenes, table
+from tssa_lib.yolo import YOLO
+
+TINY = Form("tiny", seeds=2, epochs=1, train=8, val=4, size=64, other_size=96, difficulties=("context",))
+
+
+def test_the_class_of_an_object_depends_on_the_others_alone(tmp_path):
+    data = scenes("context", TINY, tmp_path)
+    easy = scenes("easy", TINY, tmp_path).parent
+    seen = set()
+    for label in sorted((data.parent / "labels").rglob("*.txt")):
+        there, here = ([line.split() for line in (f / label.relative_to(data.parent)).read_text().splitlines()]
+                       for f in (easy, data.parent))  # fmt: skip
+        cue = any(row[0] in "01" for row in there)
+        for before, after in zip(there, here, strict=True):
+            assert after[1:] == before[1:] and after[0] == ("0" if before[0] in "01" else "1" if cue else "2")
+            seen.add(after[0])
+    assert len(seen) >= 2 and data.read_text().count(": ") >= 5
+    assert scenes("context", TINY, tmp_path) == data
+    pictures = [p.read_bytes() for f in (easy, data.parent) for p in sorted((f / "images" / "val").iterdir())]
+    assert pictures[:4] == pictures[4:]
+    with pytest.raises(ValueError, match="expected a difficulty of easy, hard, context, got 'odd'"):
+        scenes("odd", TINY, tmp_path)
+    assert in_context("") == ""
+
+
+def test_with_and_without_a_cue_are_about_equally_frequent():
+    """Otherwise the prior alone would score, and context could not show."""
+    from tssa_lib.scenes import SceneSpec, scene
+
+    spec = SceneSpec(train=150, val=1)
+    drawn = [scene(spec, "train", i).labels.tolist() for i in range(150)]
+    others = [min(labels) < 2 for labels in drawn for digit in labels if digit >= 2]
+    assert 0.35 < sum(others) / len(others) < 0.65
+
+
+def test_the_four_blocks_differ_in_the_slot_only():
+    models = {}
+    for name, (kind, switches) in BLOCKS.items():
+        torch.manual_seed(0)
+        models[name] = yolo.tasks.DetectionModel({**yolo.with_attention(("P5",), kind, **switches), "scale": "n"}, verbose=False)
+    start = {name: {k: v for k, v in m.state_dict().items() if ".attn." not in k} for name, m in models.items()}
+    assert len(BLOCKS) == 4 and all(s.keys() == start["none"].keys() for s in start.values())
+    assert all(torch.equal(v, start["none"][k]) for s in start.values() for k, v in s.items())
+    Pi = {}
+    x = torch.randn(1, 128, 20, 20, generator=torch.Generator().manual_seed(0))  # 640 px
+    for name in ("tssa", "tssa improved"):
+        attn = models[name].model[10].m[0].attn
+        attn.qkv.bn.train()  # as at the first step of a training
+        Pi[name] = attn.statistics(x).Pi
+    entropy = {k: (torch.special.entr(v).sum(1).mean() / torch.log(torch.tensor(float(v.shape[1])))).item() for k, v in Pi.items()}
+    assert entropy["tssa improved"] < 0.9 < 0.99 < entropy["tssa"], "the improved form starts selective"
+    assert FULL.seeds >= 5 and len(FULL.difficulties) == 3 and set(SWITCHES).isdisjoint(BLOCKS) and IMPROVED["normalize"] == "rms"
+
+
+@pytest.mark.slow
+def test_a_trial_runs_is_stopped_and_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setenv("TSSA_DATA", str(tmp_path / "data"))
+    blocks = ("none", "tssa improved")
+    with monkeypatch.context() as stopped:
+        done = []
+        stopped.setattr(trial, "train", lambda *a, **k: trial_train(*a, **k) if len(done) < 2 else 1 / 0)
+        trial_train = __import__("tssa_lib.train", fromlist=["train"]).train
+        stopped.setattr(trial, "validate", lambda *a, **k: done.append(1) or ({"mAP50": 0.1, "mAP50-95": 0.1}, {}))
+        with pytest.raises(ZeroDivisionError):
+            trial.trial(TINY, tmp_path / "trial.json", tmp_path / "runs", blocks)
+    kept = sorted(p.name for p in (tmp_path / "runs").glob("*.json"))
+    assert kept == ["context-none-0.json"] and not (tmp_path / "trial.json").exists()
+    results = trial.trial(TINY, tmp_path / "trial.json", tmp_path / "runs", blocks)
+    assert results == json.loads((tmp_path / "trial.json").read_text())
+    assert [r["mAP50"] for r in results["rows"]].count(0.1) == 1, "the finished training was not done again"
+    assert len(results["rows"]) == 4 and (tmp_path / "trial.png").read_bytes().startswith(b"\x89PNG")
+    first, ours = results["rows"][0], results["rows"][1]
+    assert 0 <= ours["mAP50 at 96 px"] <= 1 and ours["seconds"] > 0 and ours["parameters"] == first["parameters"] + 8
+    manifest = results["manifest"]
+    assert manifest["versions"]["torch"] == torch.__version__ and len(manifest["data"]["context"]) == 64
+    assert manifest["command"].startswith("python -m tssa_lib.trial") and manifest["seeds"] == [0, 1]
+    plan = next((tmp_path / "runs").glob("context-tssa-improved-0/run*/weights/last.pt"))
+    attn = YOLO(str(plan)).model.model[10].m[0].attn
+    assert (attn.num_heads, attn.normalize) == (8, "rms") and (attn.temp - 4).abs().max() < 0.5
+    again = one("tssa improved", "context", 0, replace(TINY, epochs=2), tmp_path / "other")
+    assert again["asked"]["form"]["epochs"] == 2, "another form is another training"
+
+
+def test_paired_differences_against_the_textbook():
+    a, b = [0.9, 0.8, 0.85, 0.7], [0.8, 0.75, 0.84, 0.6]
+    d = torch.tensor(a, dtype=torch.float64) - torch.tensor(b, dtype=torch.float64)
+    half = 3.182446305 * d.std() / 2  # Student's t, 3 degrees of freedom, 97.5 %
+    found = difference(a, b)
+    assert found["mean"] == pytest.approx(d.mean().item()) and found["high"] - found["mean"] == pytest.approx(half.item(), rel=1e-6)
+    assert found["mean"] - found["low"] == pytest.approx(half.item(), rel=1e-6)
+    with pytest.raises(ValueError, match="expected two results or more, in pairs, got 1 and 1"):
+        difference([1.0], [0.5])
+
+
+def test_seeds_are_paired_by_number_and_the_verdict_follows_the_interval():
+    def row(block, seed, value):
+        return {"asked": {"difficulty": "easy", "block": block, "seed": seed}, "mAP50": value}
+
+    rows = [row("none", s, 0.1 * s) for s in range(5)] + [row("tssa", s, 0.1 * s + 0.02 + 0.001 * s) for s in (4, 2, 0)]
+    (found,) = compare(rows)
+    assert found["seeds"] == 3 and found["mean"] == pytest.approx(0.022) and found["low"] > 0
+    assert table({"differences": [found]}).endswith("a difference")
+    (back,) = compare([*rows[:5], row("tssa", 0, 0.5), row("tssa", 1, -0.3)])
+    assert table({"differences": [back]}).endswith("no difference within the interval")

@@ -1,0 +1,276 @@
+"""The fair trial: one slot in YOLO11, four blocks, everything else equal; paired differences with 95 % intervals.
+
+    python -m tssa_lib.trial --quick     about ten minutes on two CPU cores: a rehearsal that decides nothing
+    python -m tssa_lib.trial             three difficulties, five seeds, 60 trainings: sized for one GPU
+
+The slot is row 10, where YOLO11 has attention (lesson 10). Every block starts from the same numbers, sees the same
+scenes in the same order and is trained by the same recipe from scratch. Each finished training is a file of its own, so
+a stopped trial goes on where it was. A comparison of means is not enough: with few seeds, scatter between seeds is as
+large as what one looks for, so blocks are compared seed by seed (Student's t for paired samples).
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import platform
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tssa_lib import placements, plots, yolo
+from tssa_lib.scenes import SceneSpec, data_dir, digest, make_scenes
+from tssa_lib.train import SCENES, train, validate
+from tssa_lib.yolo import YAML, YOLO
+
+import ultralytics  # after tssa_lib, which keeps it off the network
+
+# What the derivation suggests (lesson 6): logits that don't depend on resolution, narrower heads, and a temperature
+# at which Π is selective at the start. With 16 coordinates a head, the logits' spread over heads is about θ·√(2/16).
+IMPROVED = dict(head_width=16, normalize="rms", temp=4.0)
+BLOCKS: dict[str, tuple[str, dict[str, Any]]] = {
+    "none": ("C2Plain", {}),
+    "softmax": ("C2PSA", {}),
+    "tssa": ("C2TSSA", {}),
+    "tssa improved": ("C2TSSA", IMPROVED),
+}
+SWITCHES = {  # one change at a time, for `--blocks`
+    "tssa rms": ("C2TSSA", dict(normalize="rms")),
+    "tssa temp": ("C2TSSA", dict(normalize="rms", temp=4.0)),
+    "tssa heads 32": ("C2TSSA", dict(head_width=32)),
+    "tssa heads 16": ("C2TSSA", dict(head_width=16)),
+}
+DIFFICULTIES = ("easy", "hard", "context")
+RESULTS = Path(__file__).resolve().parents[1] / "data" / "results"
+
+
+@dataclass(frozen=True)
+class Form:
+    """How large a trial is."""
+
+    name: str
+    seeds: int  # trainings of each block and difficulty
+    epochs: int
+    train: int  # scenes
+    val: int
+    size: int  # pixels, trained at
+    other_size: int  # pixels, validated at besides
+    difficulties: tuple[str, ...] = DIFFICULTIES
+
+
+FULL = Form("full", seeds=5, epochs=20, train=600, val=300, size=128, other_size=192)
+QUICK = Form("quick", seeds=2, epochs=3, train=96, val=48, size=96, other_size=128)
+
+
+# --- data ---------------------------------------------------------------------------------------
+
+
+def scenes(difficulty: str, form: Form, root: str | Path | None = None) -> Path:
+    """The `data.yaml` of a difficulty: "easy", "hard" (small and pale digits) or "context".
+
+    In "context" a digit's class depends on what else is in the picture. Class 0 are the cues, zeros and ones; class 1
+    any other digit while a cue is somewhere in the picture, class 2 any other digit while there is none. Nobody can
+    tell 1 from 2 by looking at the digit alone. `ValueError` for another difficulty.
+
+    >>> tiny = Form("tiny", 1, 1, train=4, val=2, size=64, other_size=96)
+    >>> scenes("context", tiny).parent.name[:7]
+    'context'
+    """
+    large = form.size >= 128
+    spec = SceneSpec(train=form.train, val=form.val, size=form.size, digits=(2, 5) if large else (1, 3),
+                     side=(20, 44) if large else (16, 28))  # fmt: skip
+    if difficulty == "easy":
+        return make_scenes(spec, root)
+    if difficulty == "hard":
+        return make_scenes(replace(spec, side=(14, 26) if large else (12, 20), contrast=(50, 110)), root)
+    if difficulty != "context":
+        raise ValueError(f"expected a difficulty of {', '.join(DIFFICULTIES)}, got {difficulty!r}")
+    plain = make_scenes(spec, root).parent
+    folder = plain.with_name(f"context-{plain.name}")
+    if not (folder / "data.yaml").is_file():  # which is written last
+        for split in ("train", "val"):
+            (folder / "images" / split).mkdir(parents=True, exist_ok=True)
+            (folder / "labels" / split).mkdir(parents=True, exist_ok=True)
+            for picture in sorted((plain / "images" / split).iterdir()):
+                (folder / "images" / split / picture.name).write_bytes(picture.read_bytes())
+                label = Path("labels", split, f"{picture.stem}.txt")
+                (folder / label).write_text(in_context((plain / label).read_text()))
+        (folder / "data.yaml").write_text("train: images/train\nval: images/val\n"
+                                          "names:\n  0: cue\n  1: with a cue\n  2: without a cue\n")  # fmt: skip
+    return folder / "data.yaml"
+
+
+def in_context(labels: str) -> str:
+    """YOLO label lines of one scene with the classes of "context".
+
+    >>> in_context("7 a\\n0 b\\n"), in_context("7 a\\n5 b\\n")
+    ('1 a\\n0 b\\n', '2 a\\n2 b\\n')
+    """
+    rows = [line.split(" ", 1) for line in labels.splitlines()]
+    other = 1 if any(int(digit) < 2 for digit, _ in rows) else 2
+    return "".join(f"{0 if int(digit) < 2 else other} {box}\n" for digit, box in rows)
+
+
+# --- one training -------------------------------------------------------------------------------
+
+
+def one(block: str, difficulty: str, seed: int, form: Form, folder: Path, device: str = "cpu") -> dict[str, Any]:
+    """Train and measure one detector; what it gave is kept in `folder`, and read from there the next time."""
+    name = f"{difficulty}-{block.replace(' ', '-')}-{seed}"
+    kept = folder / f"{name}.json"
+    kind, switches = {**BLOCKS, **SWITCHES}[block]
+    asked = {"block": block, "difficulty": difficulty, "seed": seed, "form": asdict(form), "kind": kind, "switches": switches}
+    asked = json.loads(json.dumps(asked))
+    if kept.is_file() and (found := json.loads(kept.read_text()))["asked"] == asked:
+        return found
+    data = scenes(difficulty, form)
+    plan = folder / name / "yolo11n-trial.yaml"
+    plan.parent.mkdir(parents=True, exist_ok=True)
+    YAML.save(plan, yolo.with_attention(("P5",), kind, **switches))
+    model = YOLO(str(plan))
+    cost = placements.count(model.model, form.size)
+    settings = {**SCENES, "imgsz": form.size, "epochs": form.epochs, "seed": seed, "device": device, "val": False}
+    run = train(data, model, folder=_fresh(folder / name), quiet=True, **settings)
+    last = YOLO(str(run.last))  # the last epoch's, for all alike: choosing the best epoch would flatter
+    scores, _ = validate(last, data, imgsz=form.size, device=device)
+    elsewhere, _ = validate(last, data, imgsz=form.other_size, device=device)
+    found = {
+        "asked": asked, "mAP50": scores["mAP50"], "mAP50-95": scores["mAP50-95"], "seconds": round(run.seconds, 1),
+        f"mAP50 at {form.other_size} px": elsewhere["mAP50"], "data": digest(data.parent),
+        "parameters": sum(p.numel() for p in last.model.parameters()), "flops": 2 * cost.macs,
+    }  # fmt: skip
+    partial = kept.with_suffix(".tmp")
+    partial.write_text(json.dumps(found, indent=1) + "\n")
+    partial.replace(kept)
+    return found
+
+
+def _fresh(folder: Path) -> Path:
+    """A name for a run that holds none yet: one that was stopped in the middle is begun again."""
+    tries = [folder / f"run{i}" for i in range(1, 1000)]
+    return next(path for path in tries if not path.exists())
+
+
+# --- the comparison -----------------------------------------------------------------------------
+
+
+def difference(a: Sequence[float], b: Sequence[float]) -> dict[str, float]:
+    """Mean of a − b over the seeds, with the 95 % interval of Student's t for paired samples.
+
+    >>> {k: round(v, 3) for k, v in difference([0.5, 0.7], [0.4, 0.5]).items()}
+    {'mean': 0.15, 'low': -0.485, 'high': 0.785, 'p': 0.205}
+    """
+    from scipy.stats import ttest_rel
+
+    if len(a) != len(b) or len(a) < 2:
+        raise ValueError(f"expected two results or more, in pairs, got {len(a)} and {len(b)}")
+    test = ttest_rel(a, b)
+    low, high = test.confidence_interval(0.95)
+    mean = sum(x - y for x, y in zip(a, b)) / len(a)
+    return {"mean": mean, "low": float(low), "high": float(high), "p": float(test.pvalue)}
+
+
+def compare(rows: list[dict[str, Any]], metric: str = "mAP50", against: str = "none") -> list[dict[str, Any]]:
+    """Every block minus `against`, difficulty by difficulty, over the seeds that both have."""
+    by = {(r["asked"]["difficulty"], r["asked"]["block"], r["asked"]["seed"]): r[metric] for r in rows}
+    found = []
+    for difficulty in dict.fromkeys(d for d, _, _ in by):
+        for block in dict.fromkeys(b for d, b, _ in by if d == difficulty and b != against):
+            seeds = sorted(s for d, b, s in by if (d, b) == (difficulty, block) and (d, against, s) in by)
+            if len(seeds) > 1:
+                ours, theirs = ([by[difficulty, b, s] for s in seeds] for b in (block, against))
+                found.append({"difficulty": difficulty, "block": block, "against": against, "metric": metric,
+                              "seeds": len(seeds), **difference(ours, theirs)})  # fmt: skip
+    return found
+
+
+def figure(results: dict[str, Any], against: str = "none"):
+    """Paired differences in mAP50 with their 95 % intervals, a group a difficulty."""
+    found = [r for r in results["differences"] if r["against"] == against and r["metric"] == "mAP50"]
+    names = list(dict.fromkeys(r["difficulty"] for r in found))
+    blocks = list(dict.fromkeys(r["block"] for r in found))
+    at = {(r["difficulty"], r["block"]): r for r in found}
+    mean = {b: [at[d, b]["mean"] for d in names] for b in blocks}
+    half = {b: [(at[d, b]["high"] - at[d, b]["low"]) / 2 for d in names] for b in blocks}
+    seeds = found[0]["seeds"]
+    return plots.bars(names, mean, errors=half, ylabel="mAP50 minus that without attention", xlabel="difficulty",
+                      hlines={"no difference": 0.0}, title=f"What attention buys, {seeds} seeds, 95 % intervals",
+                      ax=plots.row(1, 6.5, 4)[0])  # fmt: skip
+
+
+def trial(form: Form, out: Path, folder: Path, blocks: Sequence[str] = tuple(BLOCKS), device: str = "cpu",
+          command: str = "python -m tssa_lib.trial") -> dict[str, Any]:  # fmt: skip
+    """All trainings of a form, those that `folder` holds already excepted; writes `out` and a figure beside it."""
+    import matplotlib.pyplot as plt
+    from tqdm.auto import tqdm
+
+    folder.mkdir(parents=True, exist_ok=True)
+    todo = [(b, d, s) for s in range(form.seeds) for d in form.difficulties for b in blocks]  # seed by seed: pairs first
+    rows = []
+    for block, difficulty, seed in tqdm(todo, desc=f"{form.name} trial", unit="training"):
+        rows.append(one(block, difficulty, seed, form, folder, device))
+    metrics = ("mAP50", "mAP50-95", f"mAP50 at {form.other_size} px", "seconds")
+    pairs = [b for b in ("none", "softmax", "tssa") if b in blocks]
+    results = {
+        "manifest": {
+            "command": command, "date": str(datetime.date.today()), "form": asdict(form), "recipe": SCENES,
+            "blocks": {b: {**BLOCKS, **SWITCHES}[b] for b in blocks}, "seeds": list(range(form.seeds)),
+            "data": {r["asked"]["difficulty"]: r["data"] for r in rows},
+            "versions": {"python": platform.python_version(), "torch": torch.__version__, "ultralytics": ultralytics.__version__},
+            "machine": f"{platform.machine()}, {torch.get_num_threads()} threads"
+                       + (f", {torch.cuda.get_device_name()}" if device != "cpu" else ", no GPU"),
+        },
+        "differences": [d for m in metrics for against in pairs for d in compare(rows, m, against)],
+        "rows": rows,
+    }  # fmt: skip
+    results = json.loads(json.dumps(results))  # as it will be read
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(results, indent=1) + "\n")
+    if results["differences"] and "none" in blocks:
+        drawn = figure(results)
+        drawn.savefig(out.with_suffix(".png"), dpi=120, metadata={"Software": None})
+        plt.close(drawn)
+    return results
+
+
+def table(results: dict[str, Any]) -> str:
+    """What the trial says, a line a comparison of mAP50 with the control."""
+    lines = []
+    for r in results["differences"]:
+        if r["metric"] == "mAP50" and r["against"] == "none":
+            verdict = "no difference within the interval" if r["low"] <= 0 <= r["high"] else "a difference"
+            lines.append(f"{r['difficulty']:8} {r['block']:14} {r['mean']:+.3f}  [{r['low']:+.3f}, {r['high']:+.3f}]  {verdict}")
+    return "\n".join(lines)
+
+
+def main(words: list[str] | None = None) -> None:
+    words = sys.argv[1:] if words is None else words
+    parser = argparse.ArgumentParser(prog="python -m tssa_lib.trial", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="the rehearsal: two seeds, tiny scenes, three epochs")
+    parser.add_argument("--seeds", type=int, help="trainings of each block and difficulty (default: 5, quick: 2)")
+    parser.add_argument("--epochs", type=int, help="of each training (default: 20, quick: 3)")
+    parser.add_argument("--difficulties", nargs="+", choices=DIFFICULTIES, help="default: all three")
+    parser.add_argument("--blocks", nargs="+", choices=[*BLOCKS, *SWITCHES], default=list(BLOCKS), help="default: the four of the trial")
+    parser.add_argument("--device", default="0" if torch.cuda.is_available() else "cpu", help="cpu, or the number of a GPU")
+    parser.add_argument("--folder", type=Path, help="where finished trainings are kept (default: data/runs/trial/<form>)")
+    parser.add_argument("--out", type=Path, help="the JSON (default: data/results/trial.json, quick: data/runs/trial/quick.json)")
+    given = parser.parse_args(words)
+    form = QUICK if given.quick else FULL
+    asked = dict(seeds=given.seeds, epochs=given.epochs, difficulties=tuple(given.difficulties) if given.difficulties else None)
+    form = replace(form, **{k: v for k, v in asked.items() if v})
+    runs = data_dir() / "runs" / "trial"
+    out = given.out or (runs / "quick.json" if given.quick else RESULTS / "trial.json")
+    results = trial(form, out, given.folder or runs / form.name, given.blocks, given.device,
+                    shlex.join(["python", "-m", "tssa_lib.trial", *words]))  # fmt: skip
+    print(f"mAP50 minus that of the block without attention, {form.seeds} seeds, 95 % intervals of paired differences\n{table(results)}")
+    print(f"wrote {out}" + (" (a rehearsal: too small to decide anything)" if given.quick else ""))
+
+
+if __name__ == "__main__":
+    main()
