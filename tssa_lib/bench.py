@@ -69,7 +69,7 @@ def floor(layer: TSSA, x: Tensor) -> Tensor:
 
 # ---- counting ---------------------------------------------------------------------------------------
 class Moved(TorchDispatchMode):
-    """Counts bytes: `moved`, what every operation reads and writes, views left out; `largest`, the largest tensor made."""
+    """Counts bytes: `moved`, what every operation reads and writes, views left out; `largest`, of the largest tensor made."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,10 +77,10 @@ class Moved(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         y = func(*args, **(kwargs or {}))
-        made = [t for t in tree_leaves(y) if isinstance(t, Tensor)]
-        if not func.is_view and "empty" not in func.__name__ and "view" not in func.__name__:
+        if not func.is_view and "view" not in func.__name__:
+            made = [t for t in tree_leaves(y) if isinstance(t, Tensor)]
             read = {id(t): t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
-            self.moved += sum(t.nbytes for t in [*read.values(), *made])
+            self.moved += 0 if "empty" in func.__name__ else sum(t.nbytes for t in [*read.values(), *made])
             self.largest = max([self.largest, *(t.nbytes for t in made)])
         return y
 
@@ -314,6 +314,28 @@ def markdown(result: dict) -> str:
                               f"{result['load_end'][0]:.1f} at the end."])
 
 
+ORDER = ["TSSA", *(name for name in RIVALS if name != "TSSA")]  # of the curves
+
+
+def roofline(result: dict, N: int = 6400):
+    """Multiply–adds a second over multiply–adds a byte for every rival at N tokens, under the machine's two limits."""
+    from tssa_lib import plots
+
+    cell = next(c for c in result["rivals"] if c["N"] == N)
+    peak, bandwidth = result["limits"]["macs_per_second"] / 1e9, result["limits"]["bytes_per_second"] / 1e9
+    grid = [10 ** (i / 50) for i in range(-25, 151)]
+    ax = plots.row(1, 7.5, 4.8)[0]
+    figure = plots.lines(grid, {"the machine's limits": [min(peak, bandwidth * x) for x in grid]}, xscale="log", yscale="log", ax=ax,
+                         title=f"Roofline at {N:,} tokens of width {cell['dim']}", xlabel="multiply–adds for each byte moved",
+                         ylabel="billion multiply–adds per second")
+    for i, name in enumerate(n for n in ORDER if n in cell["counts"]):
+        x = cell["counts"][name]["macs"] / cell["counts"][name]["moved"]
+        y = cell["counts"][name]["macs"] / cell["seconds"][name]["median"] / 1e9
+        ax.plot(x, y, "o", color=plots.COLORS[i % len(plots.COLORS)])
+        ax.annotate(name, (x, y), xytext=(5, 5 if i % 2 else -11), textcoords="offset points", fontsize=8)
+    return figure
+
+
 def curves(result: dict):
     """The two pictures of a run: seconds over N for every rival, and overhead of the fast layer."""
     from tssa_lib import plots
@@ -324,7 +346,7 @@ def curves(result: dict):
         for name, s in cell["seconds"].items():
             series.setdefault(name, ([], []))[0].append(cell["N"])
             series[name][1].append(1e3 * s["median"])
-    plots.lines(None, {n: series[n] for n in RIVALS if n in series}, xscale="log", yscale="log", markers=True, ax=left,
+    plots.lines(None, {n: series[n] for n in ORDER if n in series}, xscale="log", yscale="log", markers=True, ax=left,
                 title="Forward pass of width 128", xlabel="tokens N", ylabel="milliseconds")
     cells: dict[str, tuple[list, list]] = {}
     for r in overheads(result):

@@ -1,0 +1,615 @@
+# %% [markdown]
+# # Lesson 9 · Linear time, counted and measured
+#
+# [◀ previous](08_tost.ipynb) · [contents](00_start_here.ipynb) · [next ▶](10_inside_yolo11.ipynb)
+#
+# "Linear in the number of tokens" is the claim that TSSA lives by. A claim about cost can be checked in three ways, and
+# this lesson does all three: count the multiplications by hand and let PyTorch count them too, measure the time against
+# every operator that one would use instead, and ask what the price is, on a task where the expensive operator is right
+# and the cheap one is not.
+#
+# **After this you can**
+# - count the multiplications of TSSA, of softmax attention and of five rivals, to the unit
+# - say from how many tokens on softmax attention costs ten times as much, and why it is never less than twice
+# - name what makes one layer faster than another with the same number of multiplications: passes over memory
+# - read a roofline picture, and say what cost means for a detector at strides 32, 16 and 8
+# - say what TSSA cannot do that softmax attention can, and show it
+#
+# **Before this:** [lesson 5](05_tssa_update.ipynb) (the update) and [lesson 7](07_the_layer.ipynb) (the layer).
+#
+# **Time:** about 40 minutes to read, 60 seconds to run on two CPU cores.
+
+# %%
+import torch
+from IPython.display import Markdown, display
+
+from tssa_lib import attention, bench, plots, tssa
+from tssa_lib.lessons import DIFFERENCES, LIMIT, agree, check, exercise, show
+
+torch.set_default_dtype(torch.float64)
+torch.manual_seed(0)
+run = bench.load()                                                          # the committed measurement
+
+# %% [markdown]
+# ## 9.1 Counting by hand
+#
+# A *multiply–add* is one multiplication and the addition that goes with it: the unit in which matrix products are
+# counted. An $a \times b$ matrix times a $b \times e$ matrix takes $abe$ of them. PyTorch's counter says "FLOPs" and
+# counts each multiply–add as two. It looks at matrix products only; squares, sums and exponentials are not counted,
+# and we come back to what they cost in section 9.4.
+#
+# Six tokens in the plane again, three near each axis. With $n$ tokens of width $d$, TSSA projects every token
+# ($nd^2$), averages $n$ squares for each of its $Kp = d$ coordinates ($nd$), and maps every token out ($nd^2$).
+
+# %%
+six = torch.tensor([[2.0, 0.1], [-1.5, 0.2], [1.0, -0.1],                  # a, b, c
+                    [0.1, 1.5], [-0.2, -1.0], [0.1, -0.8]])                # d, e, f
+n, d = six.shape
+print("by hand:", n * d * d + n * d + n * d * d, "multiply–adds")
+print("counted:", bench.operations(tssa.TSSA(d, 2), n, d))
+
+# %% [markdown]
+# Softmax attention makes queries, keys and values ($3nd^2$), compares each token with each ($n^2 d$ over all heads),
+# averages the values with the resulting weights ($n^2 d$) and maps out ($nd^2$).
+#
+# $$
+# \text{cost of TSSA} = 2nd^2 + nd \tag{9.1}
+# $$
+#
+# *(9.1) Checked. Two linear maps, and one pass for the statistics — Wu et al. 2024 · `bench.operations`*
+#
+# $$
+# \text{cost of softmax attention} = 4nd^2 + 2n^2 d \tag{9.2}
+# $$
+#
+# *(9.2) Checked. Four linear maps, and every token with every token, twice — Vaswani et al. 2017*
+
+# %%
+def counted(name, n, d):
+    heads = max(d // bench.HEAD_WIDTH, 1)
+    return bench.operations(bench.RIVALS[name](d, heads, n), n, d)
+
+sizes = [(6, 2), (400, 128), (1600, 128), (6400, 256)]
+n, d = torch.tensor(sizes).T
+check("9.1", torch.tensor([counted("TSSA", *s) for s in sizes]), 2 * n * d ** 2 + n * d, "four sizes, to the unit")
+check("9.2", torch.tensor([counted("softmax (SDPA)", *s) for s in sizes]), 4 * n * d ** 2 + 2 * n ** 2 * d, "four sizes, to the unit")
+
+# %% [markdown]
+# How much cheaper is that? Leave out the small $nd$ and divide.
+#
+# $$
+# \frac{\text{cost of softmax attention}}{\text{cost of TSSA}} \approx \frac{4nd^2 + 2n^2d}{2nd^2} = 2 + \frac{n}{d} \tag{9.3}
+# $$
+#
+# *(9.3) Checked. Never below two, and then it grows by one for every d tokens — this series*
+#
+# **Predict:** an image of 640 pixels gives 400 tokens of width 128 at stride 32. How much cheaper is TSSA there?
+#
+# <details><summary>Answer</summary>
+#
+# $2 + 400/128 = 5.125$. A factor, not a revolution: with few tokens most of the work is in the linear maps, which both
+# have. The two in front is because softmax attention has four of them and TSSA has two.
+#
+# </details>
+
+# %%
+ratio = torch.tensor([counted("softmax (SDPA)", *s) / (counted("TSSA", *s) - s[0] * s[1]) for s in sizes])
+check("9.3", ratio, 2 + n / d, "counted, four sizes")
+print("400 tokens of width 128:", round(ratio[1].item(), 3))
+
+# %% [markdown]
+# **Exercise 9.1.** From how many tokens on does softmax attention take $t$ times the multiply–adds of TSSA, by (9.3)?
+
+# %%
+def answer_9_1(d, t):
+    return ...  # your turn: a number of tokens
+
+exercise("9.1", answer_9_1)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def answer_9_1(d, t):
+#     return d * (t - 2)
+# ```
+#
+# Solve $2 + n/d = t$. Ten times at width 128 needs 1,024 tokens: a picture of 1,024 pixels at stride 32.
+#
+# </details>
+#
+# **Exercise 9.2.** From how many tokens on does comparing tokens cost softmax attention more than its four linear maps?
+
+# %%
+def answer_9_2(d):
+    return ...  # your turn: a number of tokens
+
+exercise("9.2", answer_9_2)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def answer_9_2(d):
+#     return 2 * d
+# ```
+#
+# $2n^2d = 4nd^2$ at $n = 2d$. Below that, "quadratic attention" is a layer that spends most of its work on linear maps.
+#
+# </details>
+
+# %% [markdown]
+# ## 9.2 The rivals
+#
+# TSSA is not the only way to avoid $n^2$. `attention.py` holds the operators that people use, each a short class with one
+# signature:
+#
+# - **chunked**: a token sees the $m$ tokens of its own chunk only; **sliding window** the same, around its own place
+# - **Linformer** (Wang et al. 2020): keys and values are mixed down to $m$ tokens by a learned matrix
+# - **Nyström** (Xiong et al. 2021): softmax attention through $m$ landmark tokens
+# - **XCA** (El-Nouby et al. 2021): channels attend to channels, a $p \times p$ matrix for each head
+# - **CRATE's MSSA** (lesson 3): one projection for queries, keys and values, quadratic
+# - **the rate gradient** (lesson 3): the exact gradient of the coding rate, by a $p \times p$ inverse
+#
+# $$
+# \begin{aligned}
+# \text{chunked} &= 4nd^2 + 2nmd &\qquad \text{Linformer} &= 4nd^2 + 4nmd \\
+# \text{XCA} &= 4nd^2 + 2npd &\qquad \text{Nyström} &= 4nd^2 + 4nmd + 2m^2d + 24Km^3 \\
+# \text{MSSA} &= 2nd^2 + 2n^2d &\qquad \text{rate gradient} &= 2nd^2 + 2npd
+# \end{aligned} \tag{9.4}
+# $$
+#
+# *(9.4) Checked. Matrix products of the rivals; Nyström with six steps of its iterated inverse — this series*
+
+# %%
+n, d, m, p, K = 1600, 128, 64, 32, 4
+formulas = {"chunked, 64": 4 * n * d * d + 2 * n * m * d, "Linformer, 64": 4 * n * d * d + 4 * n * m * d,
+            "XCA": 4 * n * d * d + 2 * n * p * d, "CRATE's MSSA": 2 * n * d * d + 2 * n * n * d,
+            "Nyström, 64": 4 * n * d * d + 4 * n * m * d + 2 * m * m * d + 24 * K * m ** 3,
+            "rate gradient, p × p": 2 * n * d * d + 2 * n * p * d}
+check("9.4", torch.tensor([counted(name, n, d) for name in formulas]), torch.tensor(list(formulas.values())), "six rivals, to the unit")
+
+# %% [markdown]
+# Three of these *approximate* softmax attention, and become it when their parameter is large enough. That is how the
+# library tests them, and it takes one line to see.
+
+# %%
+x, exact = torch.randn(1, 60, 64), torch.manual_seed(1) and attention.Attention(64, 2)
+for m in (5, 20, 60):
+    torch.manual_seed(1)                                                   # the same weights
+    y = attention.Chunked(64, 2, chunk=m)(x)
+    print(f"chunks of {m:2} tokens: {((y - exact(x)).norm() / exact(x).norm()).item():.2f} off softmax attention")
+
+# %% [markdown]
+# TSSA does not approximate softmax attention. It is another operator, derived from another objective, and section 9.7
+# shows where that matters. Neither is linear time by itself a merit of the variational bound: the exact rate gradient
+# in the list costs hardly more multiply–adds. What the bound removes is the matrix inverse.
+#
+# What does "linear" mean, precisely? That twice as many tokens cost twice as much. In the limit of many tokens:
+#
+# $$
+# \frac{\text{cost}(2n)}{\text{cost}(n)} \to 2 \quad \text{(linear)}, \qquad \frac{\text{cost}(2n)}{\text{cost}(n)} \to 4 \quad \text{(quadratic)} \tag{9.5}
+# $$
+#
+# *(9.5) Checked. Doubling the tokens, at a million tokens — this series*
+
+# %%
+many = 2 ** 20
+names = ["TSSA", "XCA", "chunked, 64", "softmax (SDPA)", "CRATE's MSSA"]
+growth = torch.tensor([counted(name, 2 * many, 128) / counted(name, many, 128) for name in names])
+check("9.5", growth, torch.tensor([2.0, 2.0, 2.0, 4.0, 4.0]), ", ".join(names), LIMIT)
+
+# %%
+ns = [2 ** i for i in range(5, 17)]
+share = {name: [1 - linear * n * 128 ** 2 / counted(name, n, 128) for n in ns] for name, linear in
+         (("softmax (SDPA)", 4), ("chunked, 64", 4), ("XCA", 4), ("TSSA", 2))}
+show(plots.lines(ns, share, xscale="log", markers=True, vlines={"n = 2d": 256}, title="What is not a linear map, at width 128",
+                 xlabel="tokens n", ylabel="share of the multiply–adds"),
+     alt="Softmax attention's share of work outside the linear maps rises from near zero to one, crossing one half at "
+         "256 tokens; chunked attention and XCA stay level at a fifth to a third, TSSA at nearly zero",
+     digest=f"softmax attention at 256 tokens {share['softmax (SDPA)'][3]:.2f}, at 65,536 {share['softmax (SDPA)'][-1]:.2f}; TSSA {share['TSSA'][-1]:.3f}")
+
+# %% [markdown]
+# For TSSA practically everything is in the two linear maps. They are not part of the "attention" at all, and nothing
+# that is done to the attention can make them cheaper. Keep this in mind when a paper quotes the complexity of an
+# operator without its projections.
+#
+# ## 9.3 Why linear is enough: the statistics add up
+#
+# What does a token need to know of the others? For TSSA: the second moments $s_k$ and the masses $n_k$, which are
+# sums over tokens. So the tokens may come in any order and in any number of pieces, and nobody needs to meet anybody.
+#
+# $$
+# s_k = \frac{n_k^{(a)} s_k^{(a)} + n_k^{(b)} s_k^{(b)}}{n_k^{(a)} + n_k^{(b)}} \tag{9.6}
+# $$
+#
+# *(9.6) Checked. Statistics of two pieces (a) and (b) merge exactly — this series · `tssa.second_moments`*
+
+# %%
+w, Pi = torch.randn(5, 2, 600, 32), torch.randn(5, 2, 600).softmax(1)      # over the two groups; five draws
+(wa, wb), (Pa, Pb) = w.split([200, 400], -2), Pi.split([200, 400], -1)
+sa, sb = tssa.second_moments(wa, Pa, 0.0), tssa.second_moments(wb, Pb, 0.0)
+na, nb = Pa.sum(-1, keepdim=True), Pb.sum(-1, keepdim=True)
+check("9.6", tssa.second_moments(w, Pi, 0.0), (na * sa + nb * sb) / (na + nb), "600 tokens in two pieces, five draws")
+
+# %% [markdown]
+# Between pieces only $Kp + K$ numbers are carried, whatever $n$ is. Softmax attention has no such summary: which tokens
+# matter to a token depends on the token that asks.
+#
+# **Exercise 9.3.** Two workers hold a piece each. Merge what they send: masses `n_a`, `n_b` and moments `s_a`, `s_b`.
+
+# %%
+def answer_9_3(n_a, s_a, n_b, s_b):
+    return ...  # your turn: the second moments of both pieces together
+
+exercise("9.3", answer_9_3)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def answer_9_3(n_a, s_a, n_b, s_b):
+#     return (n_a * s_a + n_b * s_b) / (n_a + n_b)
+# ```
+#
+# A mean of means, weighted by mass: equation (9.6).
+#
+# </details>
+
+# %% [markdown]
+# ## 9.4 The same multiplications, faster
+#
+# Multiplications are not time. Between the two linear maps the published layer squares, normalises, sums, divides and
+# multiplies, one operation after the other, and each reads all $nd$ numbers from memory and writes as many back. None of
+# these *passes* is counted in (9.1), and together they take about as long as the linear maps. So the way to a fast layer
+# is to make fewer passes. Two identities save most of them. First, the gates need one fraction only:
+#
+# $$
+# D_k = \frac{c}{1 + c\, s_k} = \frac{c\, n_k}{n_k + c \sum_j \pi_{jk}\, w_{kj}^2} \tag{9.7}
+# $$
+#
+# *(9.7) Checked. No token is divided by a mass — this series · `tssa.gates`*
+#
+# Second, scaling coordinates and then mapping out is one map whose columns are scaled, and that map has $d^2$ numbers
+# where the tokens have $nd$. With $\odot$ the product entry by entry, and $y$ the tokens $\pi_{jk} w_{kj}$ side by side:
+#
+# $$
+# O\,(D \odot y) = (O\, \mathrm{Diag}\, D)\, y \tag{9.8}
+# $$
+#
+# *(9.8) Checked. The gates move from the tokens into the output map — this series*
+
+# %%
+sums, mass = (Pi[..., None] * w ** 2).sum(-2), Pi.sum(-1, keepdim=True)    # (5, K, p), (5, K, 1)
+D = tssa.gates(tssa.second_moments(w, Pi, 0.0), 3.0)
+check("9.7", D, 3 * mass / (mass + 3 * sums), "c = 3, five draws")
+O, y = torch.randn(64, 64), (Pi[..., None] * w).transpose(1, 2).flatten(2)  # (5, N, C)
+gate = D.flatten(1)[:, None]                                               # (5, 1, C)
+check("9.8", (gate * y) @ O.T, y @ (O * gate).mT, "gated tokens, against a gated map")
+
+# %% [markdown]
+# With these two the layer fits on one screen. Squares are formed once; the logits and the sums of (9.7) are
+# matrix products with them. And tokens are the *last* axis: a sum over channels or tokens then runs along memory in long
+# straight lines. A linear map gives this layout for free, $WZ$ instead of $Z^\top W^\top$.
+
+# %%
+def my_fast(x, W, temp, O):
+    K, p = len(temp), W.shape[0] // len(temp)
+    w = (W @ x.T).view(K, p, -1)                                           # (K, p, N)
+    w2 = w * w                                                             # the squares, once
+    Pi = ((temp / w2.sum(-1))[:, None] @ w2)[:, 0].softmax(0)              # (K, N), over the heads
+    sums, mass = (w2 @ Pi[..., None])[..., 0], Pi.sum(-1, keepdim=True)    # (K, p), (K, 1)
+    D = mass / (mass + sums)                                               # (9.7)
+    y = (w * Pi[:, None]).flatten(0, 1)                                    # (C, N)
+    return y.T @ (-O * D.flatten()).T                                      # (9.8)
+
+# %% [markdown]
+# On the six tokens it is the literal formula of lesson 7, loops and all (which adds $10^{-8}$ to every mass, as published); on 400 tokens of width 128 it is the library's
+# `fast_tssa`, which is what `TSSA` runs by default. The literal and the straightforward form stay beside it for readers.
+
+# %%
+temp = torch.ones(2, 1)
+agree(my_fast, tssa.tssa_literal, six, torch.randn(2, 2), temp, torch.randn(2, 2), tol=DIFFERENCES)
+
+# %%
+def my_batch(x, temp, W, bias, O):
+    return my_fast(x[0], W, temp, O)[None]
+
+x, W, O = torch.randn(1, 400, 128), torch.randn(128, 128) / 11, torch.randn(128, 128) / 11
+agree(my_batch, tssa.fast_tssa, x, torch.ones(4, 1), W, None, O, mass=0.0)
+
+# %% [markdown]
+# The library's version adds three things: it works through the tokens in pieces that stay in the processor's cache
+# (which (9.6) allows), it takes care of dead channels and of every switch of lesson 7, and it has a backward pass
+# written by hand. What a layer *keeps* for that pass is the memory that training needs. Automatic differentiation keeps
+# the input of nearly every operation; by hand, squares and gates can be formed again when they are needed.
+#
+# $$
+# \text{numbers kept} = 2nd + nK + 3d + K \tag{9.9}
+# $$
+#
+# *(9.9) Checked. The tokens, their projections, the memberships and the statistics — this series · `bench.kept_bytes`*
+
+# %%
+kept = []
+for n, d, K in ((400, 128, 4), (1600, 128, 4), (700, 96, 3)):
+    layer, x = tssa.TSSA(d, K), torch.randn(1, n, d, requires_grad=True)
+    kept.append((bench.kept_bytes(layer, x) // 8, 2 * n * d + n * K + 3 * d + K))  # 8 bytes a number
+check("9.9", *torch.tensor(kept).T, "numbers in float64 kept for the backward pass, three sizes")
+
+# %% [markdown]
+# ## 9.5 Measured
+#
+# `python -m tssa_lib.bench` measures all of this: every layer at every size in turns (so that all see the same machine),
+# medians of repeats, with versions, threads and the load of the machine written down. What you see here is read from the
+# committed run; run the command to get yours. Two references frame the numbers. **Published** is the published
+# order of operations, one by one. **Floor** is the two linear maps alone. **Overhead** is what a layer takes above the
+# floor, and the goals were set before measuring.
+
+# %%
+print(f"{run['cpu']}, {run['threads']} threads, PyTorch {run['torch']}, load {run['load_start'][0]:.1f} before and {run['load_end'][0]:.1f} after")
+display(Markdown(bench.markdown(run)))
+
+# %%
+found = bench.targets(run)
+kept_goal = next(t for t in found if "kept" in t["goal"])
+rows = {(r["dim"], r["N"], r["pass"]): r for r in bench.overheads(run)}
+show(bench.curves(run),
+     alt="Left: time over the number of tokens for ten operators on logarithmic axes, where softmax attention and MSSA rise "
+         "twice as steeply as the rest and TSSA lies lowest or near it. Right: overhead of the fast layer as a share of the published one's",
+     digest=f"{sum(t['met'] is True for t in found)} of {sum(t['met'] is not None for t in found)} goals met; activations kept {kept_goal['measured']:.2f} of the published")
+
+# %% [markdown]
+# Where is the crossover, the number of tokens from which TSSA is faster than softmax attention? PyTorch's softmax
+# attention is as good as such code gets: it never stores the $n \times n$ matrix.
+
+# %%
+for n in (400, 1600, 6400, 25600):
+    r = rows.get((128, n, "forward"))
+    if r and r["softmax_over_fast"]:
+        print(f"{n:6} tokens: softmax attention takes {r['softmax_over_fast']:.1f} times as long, multiply–adds {2 + n / 128:.1f} times as many")
+
+# %% [markdown]
+# There is no crossover in this range, as (9.3) says: the factor starts above two. Your own machine will tell the same story with other
+# numbers; here is a short live run at 1,600 tokens, in float32.
+
+# %%
+torch.set_default_dtype(torch.float32)
+x, layers = torch.randn(1, 1600, 128), {"TSSA": tssa.TSSA(128, 4), "softmax attention": attention.Attention(128, 4)}
+live = bench.interleaved({name: bench.forward(f, x) for name, f in layers.items()}, budget=2.0, most=20)
+torch.set_default_dtype(torch.float64)
+for name, t in live.items():
+    print(f"{name}: {1e3 * t['median']:.2f} ms")
+print("TSSA is faster:", live["TSSA"]["median"] < live["softmax attention"]["median"])
+
+# %% [markdown]
+# Memory tells the same story, and it can be counted exactly. The left picture has the largest tensor that an operator makes on
+# the way, the right one what it keeps for the backward pass.
+
+# %%
+def curve(what):
+    found = {}
+    for cell in run["rivals"]:
+        for name, c in cell["counts"].items():
+            if c[what]:
+                found.setdefault(name, ([], []))[0].append(cell["N"])
+                found[name][1].append(c[what] / 2 ** 20)
+    return {name: found[name] for name in bench.ORDER if name in found}
+
+# %%
+left, right = plots.row(2, 5.6, 4.6)
+plots.lines(None, curve("largest"), xscale="log", yscale="log", markers=True, ax=left, title="Largest tensor, width 128, float32",
+            xlabel="tokens n", ylabel="MiB")
+fig = plots.lines(None, curve("kept"), xscale="log", yscale="log", markers=True, ax=right, title="Kept for the backward pass",
+                  xlabel="tokens n", ylabel="MiB")
+right.set_xticks(bench.TOKENS[:3], bench.TOKENS[:3]), right.minorticks_off()
+last = {name: ys[-1] for name, (xs, ys) in curve("kept").items() if xs[-1] == 6400}
+show(fig, alt="Memory over tokens on logarithmic axes: softmax attention written out rises with slope two and leaves the rest "
+              "behind; the others rise with slope one, TSSA lowest in what it keeps",
+     digest=f"kept at 6,400 tokens: TSSA {last['TSSA']:.1f} MiB, softmax (SDPA) {last['softmax (SDPA)']:.1f} MiB" if last else "a quick run")
+
+# %% [markdown]
+# ## 9.6 The roofline, and what it means for a detector
+#
+# A processor has two limits: how many multiply–adds it can do in a second, and how many bytes it can fetch. Which one
+# binds depends on the *intensity* of an operator, its multiply–adds for each byte that its operations read and write.
+#
+# $$
+# \text{speed} \le \min\left(\text{peak},\; \text{bandwidth} \times \text{intensity}\right) \tag{9.10}
+# $$
+#
+# *(9.10) Definition. The roofline: a slope where memory binds, a ceiling where arithmetic does — Williams et al. 2009*
+#
+# **Predict:** TSSA has few multiply–adds and softmax attention has many. Which of them comes closer to the peak?
+#
+# <details><summary>Answer</summary>
+#
+# Softmax attention, in the fused form that never writes its weights to memory, has by far the higher intensity. "Uses
+# the machine well" and "is fast" are different things: it does more work at a higher rate, and finishes later.
+#
+# </details>
+
+# %%
+cell = next(c for c in run["rivals"] if c["N"] == 6400)
+intensity = {name: c["macs"] / c["moved"] for name, c in cell["counts"].items()}
+show(bench.roofline(run),
+     alt="A roof that rises and then stays level, with ten operators below or near it: softmax attention far to the right, "
+         "softmax attention written out and the sliding window to the left, TSSA and the other linear operators in between",
+     digest=f"intensity of TSSA {intensity['TSSA']:.1f}, of softmax (SDPA) {intensity['softmax (SDPA)']:.0f}, written out {intensity['softmax, written out']:.1f}")
+
+# %% [markdown]
+# Bytes are counted as asked for, whether a cache serves them or the memory, so an operator that keeps its numbers in the
+# cache may come out above the slope. That is what working in pieces is for.
+#
+# Now a detector. It makes maps of a picture at strides 32, 16 and 8: a cell for every $32 \times 32$, $16 \times 16$ or
+# $8 \times 8$ pixels. A square picture of $a$ pixels has $n = a^2/m^2$ tokens at stride $m$, so by (9.3):
+#
+# $$
+# \frac{\text{cost of softmax attention}}{\text{cost of TSSA}} \approx 2 + \frac{a^2}{m^2 d} \tag{9.11}
+# $$
+#
+# *(9.11) Checked. The factor grows with the area of the picture and with the inverse square of the stride — this series*
+
+# %%
+pixels, strides = torch.tensor([640, 1280, 1920]), torch.tensor([32, 16, 8])
+tokens = (pixels[None] // strides[:, None]) ** 2                            # (3, 3)
+factor = torch.tensor([[counted("softmax (SDPA)", n, 128) / (counted("TSSA", n, 128) - 128 * n) for n in row] for row in tokens.tolist()])
+check("9.11", factor, 2 + pixels ** 2 / (strides[:, None] ** 2 * 128), "counted, three sizes at three strides, width 128")
+
+# %%
+left, right = plots.row(2, 4.6, 3.2)
+plots.heat(tokens / 1000, title="Thousands of tokens", xlabel="side of the picture, pixels", ylabel="stride", numbers=True, ax=left)
+fig = plots.heat(factor, title="Softmax over TSSA, multiply–adds", xlabel="side of the picture, pixels", ylabel="stride", numbers=True, ax=right)
+for ax in (left, right):
+    ax.set_xticks(range(3), pixels.tolist()), ax.set_yticks(range(3), strides.tolist())
+show(fig, alt="Two tables of three strides by three picture sizes: tokens from 400 to 57,600, and the ratio of costs, which is largest "
+              "for the largest picture at the finest stride",
+     digest=f"factor {factor[0, 0]:.1f} at 640 pixels and stride 32, {factor[2, 2]:.0f} at 1,920 pixels and stride 8")
+
+# %% [markdown]
+# At stride 32, where YOLO11 has its attention, the factor is small, and the attention is one block of a whole network:
+# don't expect a faster detector from swapping it. At stride 8 softmax attention is out of the question and TSSA is not.
+# [Lesson 10](10_inside_yolo11.ipynb) puts it there.
+#
+# ## 9.7 When TSSA is the wrong tool
+#
+# What was given up? Look at what a token learns of the others. The logits, masses and second moments that reach it are
+# made of *squares* of the other tokens. So the sign of every other token is lost on it:
+#
+# $$
+# y_q(\pm z_1, \dots, \pm z_{q-1}, z_q, \pm z_{q+1}, \dots) = y_q(z_1, \dots, z_{q-1}, z_q, z_{q+1}, \dots) \tag{9.12}
+# $$
+#
+# *(9.12) Checked. A token's output does not notice if other tokens change their sign — this series*
+
+# %%
+layer, x = tssa.TSSA(32, 4, temp=20.0), torch.randn(20, 12, 32)
+signs = torch.randint(2, (20, 12, 1)) * 2.0 - 1
+signs[:, 0] = 1                                                            # the token that asks stays
+check("9.12", layer(signs * x)[:, 0], layer(x)[:, 0], "twenty draws of twelve tokens, random signs")
+softmax = attention.Attention(32, 4)
+print("softmax attention notices:", bool((softmax(signs * x)[:, 0] - softmax(x)[:, 0]).abs().max() > 0.01))
+
+# %% [markdown]
+# More than that: whatever happens elsewhere reaches a token as $d$ second moments, $d$ sums and $K$ masses, the same for
+# all tokens. Nothing in them depends on who is asking. Softmax attention, on the contrary, can look one token up:
+# the sharper its weights (the larger $\theta$), the closer the answer is to the value that belongs to the best key.
+#
+# $$
+# \sum_j \frac{e^{\theta\, q^\top a_j}}{\sum_l e^{\theta\, q^\top a_l}}\, v_j \;\to\; v_i, \qquad i = \arg\max_j\, q^\top a_j \qquad (\theta \to \infty) \tag{9.13}
+# $$
+#
+# *(9.13) Checked. A query q over keys a and values v: softmax attention is a soft table look-up — Vaswani et al. 2017*
+
+# %%
+q, a, v = torch.randn(50, 16), torch.nn.functional.normalize(torch.randn(50, 9, 16), dim=-1), torch.randn(50, 9, 4)
+match = torch.einsum("bi,bji->bj", q, a)                                   # fifty queries, nine keys each
+answer = torch.einsum("bj,bji->bi", (1e6 * match).softmax(-1), v)          # over the keys
+check("9.13", answer, v[torch.arange(50), match.argmax(-1)], "fifty look-ups at θ = 1,000,000", LIMIT)
+
+# %% [markdown]
+# *Associative recall* makes a task of that. A sequence holds pairs "key, value" in random order, each key once; a
+# last token names a key; the network has to say its value. The values are drawn anew each time, so there is nothing to
+# memorise: the answer must be fetched. One token is one pair, key and value as one-hot vectors.
+
+# %%
+VALUES = 8
+
+def recall(batch, pairs):
+    """Sequences (batch, pairs + 1, pairs + VALUES + 1) and the value (batch,) of the key that the last token names."""
+    values, asked = torch.randint(VALUES, (batch, pairs)), torch.randint(pairs, (batch,))
+    x = torch.zeros(batch, pairs + 1, pairs + VALUES + 1)
+    x[:, :pairs, :pairs] = torch.eye(pairs)                                # the keys; order does not matter to either layer
+    x[:, :pairs, pairs:-1] = torch.nn.functional.one_hot(values, VALUES).to(x)
+    x[:, pairs, :pairs] = torch.eye(pairs)[asked]
+    x[:, pairs, -1] = 1                                                    # "this is a question"
+    return x, values.gather(1, asked[:, None])[:, 0]
+
+# %% [markdown]
+# The networks are the same but for the operator: an embedding, one attention layer and one MLP with their residuals, and a
+# classifier that reads the last token.
+
+# %%
+class Recall(torch.nn.Module):
+    def __init__(self, operator, pairs, dim=32):
+        super().__init__()
+        self.embed, self.operator = torch.nn.Linear(pairs + VALUES + 1, dim), operator(dim, 4)
+        self.norm, self.head = torch.nn.LayerNorm(dim), torch.nn.Linear(dim, VALUES)
+        self.mlp = torch.nn.Sequential(torch.nn.LayerNorm(dim), torch.nn.Linear(dim, 128), torch.nn.GELU(), torch.nn.Linear(128, dim))
+
+    def forward(self, x):
+        x = self.embed(x)
+        x = x + self.operator(self.norm(x))
+        return self.head((x + self.mlp(x))[:, -1])
+
+# %%
+def train(operator, pairs, steps=300):
+    torch.manual_seed(0)
+    net = Recall(operator, pairs)
+    optimizer = torch.optim.AdamW(net.parameters(), 1e-2)
+    schedule, right = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=steps), []
+    for _ in range(steps):
+        x, y = recall(128, pairs)
+        logits = net(x)
+        torch.nn.functional.cross_entropy(logits, y).backward()
+        optimizer.step(), schedule.step(), optimizer.zero_grad()
+        right.append((logits.argmax(-1) == y).double().mean().item())
+    return right
+
+# %% [markdown]
+# **Predict:** guessing is right one time in eight. How will the two do with 4, 8, 16 and 32 pairs?
+#
+# <details><summary>Answer</summary>
+#
+# Softmax attention gets practically all right, whatever the number. TSSA can do it with 4 pairs: the table then has
+# $4 \cdot 8 = 32$ places, one for each of its $d = 32$ second moments, and a large second moment says "this key has
+# this value". With more pairs there is no room, and it falls towards guessing.
+#
+# </details>
+
+# %%
+torch.set_default_dtype(torch.float32)
+threads = torch.get_num_threads()
+torch.set_num_threads(1)                                                   # tensors this small are not worth sharing
+curves = {name: {pairs: train(operator, pairs) for pairs in (4, 8, 16, 32)}
+          for name, operator in (("softmax attention", attention.Attention), ("TSSA", tssa.TSSA))}
+torch.set_default_dtype(torch.float64)
+torch.set_num_threads(threads)
+final = {name: [sum(right[-30:]) / 30 for right in runs.values()] for name, runs in curves.items()}
+
+# %%
+left, right = plots.row(2, 4.8, 3.8)
+smooth = {f"{name}, 32 pairs": torch.tensor(runs[32]).unfold(0, 20, 1).mean(-1) for name, runs in curves.items()}
+plots.lines(range(20, 301), smooth, hlines={"guessing": 1 / VALUES}, title="Learning to recall", xlabel="training step", ylabel="share of right answers", ax=left)
+fig = plots.lines([4, 8, 16, 32], final, xscale="log", markers=True, hlines={"guessing": 1 / VALUES}, title="After 300 steps",
+                  xlabel="pairs in the sequence", ylabel="share of right answers", ax=right)
+right.set_xticks([4, 8, 16, 32], [4, 8, 16, 32]), right.minorticks_off()
+show(fig, alt="Left: softmax attention learns to recall from 32 pairs within 200 steps, TSSA stays near the line of guessing. Right: over "
+              "the number of pairs softmax attention stays at one while TSSA starts there with 4 pairs and falls",
+     digest=f"with 32 pairs softmax attention is above 0.95: {final['softmax attention'][-1] > 0.95}, TSSA below 0.35: {final['TSSA'][-1] < 0.35}")
+
+# %% [markdown]
+# So: where a token must fetch something from one other token, by its content, TSSA is the wrong tool, and no amount of
+# training changes (9.12). Where tokens belong to a few groups and a group's statistics say what matters, as patches of a picture
+# often do, it may be the right one. Mixed networks (a few layers of softmax attention among many cheap ones) are the
+# usual answer to a task that needs both.
+#
+# ## Takeaways
+#
+# - TSSA takes $2nd^2 + nd$ multiply–adds, softmax attention $4nd^2 + 2n^2d$: a factor of $2 + n/d$, never below two.
+# - Below $2d$ tokens even softmax attention spends most of its work on linear maps. TSSA always does.
+# - Linear time works because its statistics are sums: pieces merge exactly, and $Kp + K$ numbers say it all.
+# - With the multiplications fixed, speed is passes over memory: square once, gate the output map instead of the tokens, work in
+#   pieces that stay in the cache, keep only tokens, projections and memberships for the backward pass.
+# - At a detector's stride 32 the saving is small; at stride 8 it decides whether attention is possible.
+# - The price: a token sees squares of the others, summed up, the same for all who ask. It cannot look anything up.
+#
+# ## Sources
+#
+# - Z. Wu et al.: *Token Statistics Transformer*, 2024: the operator and the published layer that is the reference here.
+# - A. Vaswani et al.: *Attention is all you need*, 2017. S. Wang et al.: *Linformer*, 2020. Y. Xiong et al.: *Nyströmformer*, 2021.
+#   I. Beltagy et al.: *Longformer*, 2020. A. El-Nouby et al.: *XCiT*, 2021. Y. Yu et al.: *White-box transformers*, 2023.
+# - S. Williams, A. Waterman, D. Patterson: *Roofline: an insightful visual performance model*, Communications of the ACM 52(4), 2009.
+# - S. Arora et al.: *Zoology: measuring and improving recall in efficient language models*, 2023: associative recall as a test.
+#
+# [◀ previous](08_tost.ipynb) · [contents](00_start_here.ipynb) · [next ▶](10_inside_yolo11.ipynb)

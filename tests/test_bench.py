@@ -1,0 +1,147 @@
+"""The benchmark: what it counts is exact, what it stores is whole, and what it says follows from what it stores."""
+
+import doctest
+import json
+import math
+
+import pytest
+import torch
+
+from tssa_lib import bench
+from tssa_lib.attention import XCA, Attention, Chunked
+from tssa_lib.tssa import TSSA
+
+
+@pytest.fixture(scope="module")
+def stored() -> dict:
+    return bench.load()
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+# ---- the references ------------------------------------------------------------------------------------
+def test_published_is_the_layer_and_floor_its_two_maps():
+    layer, x = TSSA(12, 3, qkv_bias=True, temp=9.0).double(), torch.randn(2, 7, 12, dtype=torch.float64)
+    torch.testing.assert_close(bench.published(layer, x), layer(x), rtol=1e-12, atol=1e-12)
+    want = x @ layer.qkv.weight.T + layer.qkv.bias
+    torch.testing.assert_close(bench.floor(layer, x), want @ layer.to_out[0].weight.T + layer.to_out[0].bias)
+
+
+# ---- counting: growth in N, deterministic ------------------------------------------------------------------
+GROWTH = {"TSSA": 1, "XCA": 1, "rate gradient, p × p": 1, "chunked, 64": 1, "Nyström, 64": 1, "softmax, written out": 2, "CRATE's MSSA": 2}
+
+
+@pytest.mark.parametrize("name", GROWTH)
+def test_counted_operations_grow_as_they_should(name):
+    sizes = [2 ** i * 6400 for i in range(8)]
+    macs = [bench.operations(bench.RIVALS[name](128, 4, N), N, 128) for N in sizes]
+    assert bench.exponent(sizes, macs) == pytest.approx(GROWTH[name], abs=0.01)
+
+
+@pytest.mark.parametrize("name, power", [("TSSA", 1), ("XCA", 1), ("softmax, written out", 2)])
+def test_the_largest_tensor_grows_as_it_should(name, power):
+    sizes = [400, 800, 1600, 3200]
+    largest = []
+    for N in sizes:
+        with torch.no_grad(), bench.Moved() as bytes_:
+            bench.RIVALS[name](128, 4, N)(torch.randn(1, N, 128))
+        largest.append(bytes_.largest)
+    assert bench.exponent(sizes, largest) == pytest.approx(power, abs=0.01)
+
+
+def test_bytes_moved_by_hand():
+    x = torch.randn(3, 5)
+    with bench.Moved() as bytes_:
+        (x + 1).view(15) * x.view(15)
+    assert bytes_.moved == 4 * (15 + 15 + 3 * 15) and bytes_.largest == 60
+
+
+def test_kept_bytes_by_hand():
+    x = torch.randn(10, 4, requires_grad=True)
+    assert bench.kept_bytes(torch.nn.Linear(4, 3), x) == 160, "a linear map keeps its input, and its weight is a parameter"
+    assert bench.kept_bytes(lambda x: (x * x).exp().sum(), x) == 320, "x once, and the exponential's own result"
+
+
+def test_operations_leave_the_count_to_shapes():
+    assert bench.operations(Attention(64, 2), 100, 64) == 4 * 100 * 64 ** 2 + 2 * 100 ** 2 * 64
+    assert bench.operations(Chunked(64, 2, chunk=10), 100, 64) == 4 * 100 * 64 ** 2 + 2 * 100 * 10 * 64
+    assert bench.operations(XCA(64, 2), 100, 64) == 4 * 100 * 64 ** 2 + 2 * 100 * 32 * 64
+
+
+# ---- measuring, in the small ----------------------------------------------------------------------------------
+def test_interleaved_takes_turns_and_reports_the_median():
+    seen, clock = [], iter(range(1000))
+    took = bench.interleaved({"a": lambda: seen.append("a"), "b": lambda: (seen.append("b"), next(clock))}, budget=0.0, most=9, least=4)
+    assert seen == ["a", "b"] * 5 and {t["repeats"] for t in took.values()} == {4}
+    assert all(0 <= t["low"] <= t["median"] <= t["high"] for t in took.values())
+
+
+def test_a_small_run_has_what_the_readers_need():
+    cells = [bench.layer_cell(64, N, train, 0.01, compile=False) for N in (50, 90) for train in (False, True)]
+    assert all(c["seconds"].keys() >= {"published", "floor", "fast"} for c in cells)
+    rivals = bench.rivals_cell(70, 0.01, dim=64)
+    assert rivals["seconds"].keys() == rivals["counts"].keys() == bench.RIVALS.keys()
+    assert all(c["macs"] > 0 and c["moved"] > c["largest"] > 0 and c["kept"] > 0 for c in rivals["counts"].values())
+
+
+def test_the_command_says_what_it_does_and_what_it_expects(capsys):
+    with pytest.raises(SystemExit) as e:
+        bench.main(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert e.value.code == 0 and "--quick" in text and "eight minutes" in text and "data/results/linear_time.json" in text
+    with pytest.raises(SystemExit):
+        bench.main(["--threads", "0"])
+    assert "expected --threads >= 1, got 0" in capsys.readouterr().err
+
+
+# ---- the committed run -------------------------------------------------------------------------------------------
+def test_the_committed_run_is_whole(stored):
+    assert not stored["quick"] and stored["command"].startswith("python -m tssa_lib.bench")
+    assert {(c["dim"], c["N"], c["pass"]) for c in stored["layer"]} == {
+        (dim, N, p) for dim in (128, 256) for N in bench.TOKENS for p in ("forward", "forward + backward")}
+    assert [c["N"] for c in stored["rivals"]] == list(bench.TOKENS[:4])
+    assert {"load_start", "load_end", "torch", "python", "cpu", "cores", "threads", "date", "wall_seconds", "limits", "kept"} <= stored.keys()
+    for cell in stored["layer"] + stored["rivals"]:
+        for t in cell["seconds"].values():
+            assert 0 < t["low"] <= t["median"] <= t["high"] and t["repeats"] >= 3
+    assert "/" not in stored["cpu"] and not any(part in json.dumps(stored) for part in ("/home", "/root", "/tmp"))
+
+
+def test_the_stored_counts_are_what_is_counted_today(stored):
+    cell = stored["rivals"][1]
+    for name in ("TSSA", "softmax (SDPA)", "XCA"):
+        layer = bench.RIVALS[name](128, 4, cell["N"])
+        assert cell["counts"][name]["kept"] == bench.kept_bytes(layer, torch.randn(1, cell["N"], 128, requires_grad=True))
+        assert cell["counts"][name]["macs"] == bench.operations(layer, cell["N"], 128)
+
+
+def test_targets_and_table_follow_from_the_cells(stored):
+    made = json.loads(json.dumps(stored))
+    for cell in made["layer"]:
+        softmax = {"softmax (SDPA)": {"median": 9.0}} if "softmax (SDPA)" in cell["seconds"] else {}
+        cell["seconds"] = {"published": {"median": 3.0}, "floor": {"median": 1.0}, "fast": {"median": 1.5}} | softmax
+    goals = bench.targets(made)
+    assert [t["measured"] for t in goals[:4]] == [0.25, 0.25, 1.5, 0.25] and [t["met"] for t in goals[:4]] == [True, True, False, True]
+    assert goals[5]["measured"] == 6.0 and goals[5]["met"] and goals[6]["measured"] == 0.0
+    text = bench.markdown(made)
+    assert "| ≤ 0.4 | 0.25 | met |" in text and "| ≤ 1.25 | 1.50 | not met |" in text
+    assert "| 128 | 6,400 | forward | 3,000.00 | 1,000.00 | 1,500.00 |" in text
+
+
+def test_goals_that_do_not_hang_on_the_clock_are_met(stored):
+    kept = next(t for t in bench.targets(stored) if "kept" in t["goal"])
+    assert kept["met"] and kept["measured"] == stored["kept"]["fast"] / stored["kept"]["published"]
+
+
+def test_exponent_and_no_file(tmp_path):
+    assert bench.exponent([1, 2, 4], [5, 10, 20]) == pytest.approx(1)
+    assert math.isclose(bench.exponent([1, 10], [1, 1000]), 3)
+    with pytest.raises(ValueError, match="expected the results of .* in none.json, found no such file"):
+        bench.load(tmp_path / "none.json")
+
+
+def test_doctests():
+    assert doctest.testmod(bench).failed == 0
