@@ -17,7 +17,7 @@
 #
 # **Before this:** linear algebra (eigenvalues, orthonormal bases) and gradients. No information theory.
 #
-# **Time:** about 20 minutes to read, 10 seconds to run on two CPU cores.
+# **Time:** about 20 minutes to read, 15 seconds to run on two CPU cores.
 
 # %% [markdown]
 # Is this machine fit? The next cell tries every requirement of the lessons. Where something is missing it says
@@ -289,7 +289,7 @@ print(f"R of the six tokens: {R:.3f} nats = {R / torch.tensor(2.0).log():.3f} bi
 # | [8 · ToST, trained](08_tost.ipynb) | a classifier of digits, layer by layer | 30 min | 40 s |
 # | [9 · Linear time](09_linear_time.ipynb) | cost against ten rivals, counted and measured | 40 min | 60 s |
 # | [10 · Inside YOLO11](10_inside_yolo11.ipynb) | where attention lives, and C2TSSA in its place | 35 min | 40 s |
-# | [11 · Train YOLO with TSSA](11_train_tssa_yolo.ipynb) | train, look, measure, export | 35 min | 300 s |
+# | [11 · Train YOLO with TSSA](11_train_tssa_yolo.ipynb) | train, look, measure, export | 35 min | 400 s |
 #
 # How the lessons keep themselves honest: each displayed equation is either a definition or **checked** by a cell
 # that prints a line with a tick, the largest error and what was allowed; a check that could not fail counts as
