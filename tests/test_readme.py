@@ -1,0 +1,112 @@
+"""README's map and figures are read from the lessons and from committed results: `python tests/test_readme.py` writes them."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+
+REPO = Path(__file__).resolve().parents[1]
+RESULTS = REPO / "data" / "results"
+FROM_TO = ["a photo and its groups; notation; the map", "tokens → R(Z)", "R − R_c, the MCR² objective", "one gradient step → MSSA (CRATE), quadratic",
+           "Theorem 1, the gap, p < d", "the variational rate → TSSA, the step-size theorem", "Π, on photos", "formula → the layer that people run",
+           "the block, trained on digits", "cost, rivals, roofline", "where attention lives; C2TSSA", "train, look, measure, export"]
+
+
+def results(name: str) -> dict:
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def lesson_map() -> list[str]:
+    rows = ["| | lesson | from → to | read | run |", "|---|---|---|---|---|"]
+    for notebook, says in zip(sorted((REPO / "notebooks").glob("[0-9]*.ipynb")), FROM_TO, strict=True):
+        head = nbformat.read(notebook, as_version=4).cells[0].source
+        title = re.search(r"^# Lesson \d+ · (.+)$", head, re.M)[1]
+        minutes, seconds = re.search(r"about (\d+) minutes to read, (?:about )?(\d+) seconds to run", head).groups()
+        rows.append(f"| {notebook.name[:2]} | [{title}](notebooks/{notebook.name}) | {says} | {minutes} min | {seconds} s |")
+    return rows
+
+
+def trained() -> dict[str, tuple[str, str, str]]:
+    """{"TSSA" | "stock": (mAP50, mAP50-95, seconds)} of the stored last lesson."""
+    notebook = nbformat.read(REPO / "notebooks" / "11_train_tssa_yolo.ipynb", as_version=4)
+    text = "\n".join(o.get("text", "") for c in notebook.cells for o in c.get("outputs", []))
+    found = re.findall(r"^(TSSA|stock) +\d+ epochs in (\d+) s: mAP50 ([\d.]+), mAP50-95 ([\d.]+)", text, re.M)
+    return {name: (a, b, s) for name, s, a, b in found}
+
+
+def mean(values) -> float:
+    values = list(values)
+    return sum(values) / len(values)
+
+
+def measured() -> list[str]:
+    ledger = (REPO / "notebooks" / "EQUATIONS.md").read_text(encoding="utf-8")
+    total, checked = re.search(r"^(\d+) numbered equations: (\d+) checked", ledger, re.M).groups()
+    tssa, stock = trained()["TSSA"], trained()["stock"]
+    speed, tost, places = results("linear_time"), results("tost_digits"), results("placements")
+    layer = {(r["dim"], r["N"], r["pass"]): {k: v["median"] for k, v in r["seconds"].items()} for r in speed["layer"]}
+
+    def ratio(N: int) -> str:
+        r = layer[128, N, "forward"]
+        return f"{r['softmax (SDPA)'] / min(r['fast'], r['compiled']):.1f}"
+
+    def overhead(N: int) -> str:
+        r = layer[128, N, "forward"]
+        return f"{(min(r['fast'], r['compiled']) - r['floor']) / (r['published'] - r['floor']):.2f}"
+
+    def runs(tied: bool) -> list[dict]:
+        return [r for r in tost["runs"] if r["variant"] == ("tied" if tied else "untied")]
+
+    def lower(rs: list[dict]) -> str:
+        blocks = [b for r in rs for b in r["trained"]]
+        return f"{sum(b['after'] < b['before'] for b in blocks)} of {len(blocks)}"
+
+    def macs(block: str, size: int) -> float:
+        return next(r["macs"] for r in places["rows"] if r["model"] == f"yolo11n-{block}-p3p4p5.yaml" and r["size"] == size) / 1e9
+
+    return [
+        "| what | figure | from |", "|---|---|---|",
+        f"| numbered equations, of them checked at every run | {total}, {checked} | [EQUATIONS.md](notebooks/EQUATIONS.md) |",
+        f"| TSSA-YOLO11n on digit scenes of 128 px, 18 epochs from scratch, one seed | mAP50 {tssa[0]}, mAP50-95 {tssa[1]} in {tssa[2]} s "
+        "| [lesson 11](notebooks/11_train_tssa_yolo.ipynb) |",
+        f"| stock YOLO11n, the same scenes, epochs and seed | mAP50 {stock[0]}, mAP50-95 {stock[1]} in {stock[2]} s | the same |",
+        f"| TSSA against softmax attention (SDPA), forward, width 128, {speed['threads']} CPU thread(s), load {speed['load_start'][0]:.1f} "
+        f"| {ratio(1600)}, {ratio(6400)}, {ratio(25600)} times as fast at 1,600, 6,400, 25,600 tokens | [linear_time.json](data/results/linear_time.json) |",
+        f"| what our TSSA costs beyond its two linear maps, as a share of what the published order of operations costs | {overhead(400)}, {overhead(1600)}, "
+        f"{overhead(6400)}, {overhead(25600)} at 400, 1,600, 6,400, 25,600 tokens | the same |",
+        f"| multiply–adds of YOLO11n with attention at P3, P4 and P5, one picture of 1,920 px | softmax {macs('psa', 1920):.0f}, TSSA {macs('tssa', 1920):.0f} billion "
+        "| [placements.json](data/results/placements.json) |",
+        f"| ToST on 8×8 digits, θ = 1, {tost['seeds']} seeds, held-out accuracy | tied {mean(r['accuracy'] for r in runs(True)):.3f}, "
+        f"untied {mean(r['accuracy'] for r in runs(False)):.3f} | [tost_digits.json](data/results/tost_digits.json) |",
+        f"| its trained blocks whose TSSA step lowers the variational rate | tied {lower(runs(True))}, untied {lower(runs(False))} | the same |",
+    ]
+
+
+def written() -> str:
+    text = (REPO / "README.md").read_text(encoding="utf-8")
+    for mark, lines in (("map", lesson_map()), ("measured", measured())):
+        text = re.sub(rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)", lambda m: m[1] + "\n".join(lines) + "\n" + m[2], text, flags=re.S)
+    return text
+
+
+def test_readme_says_what_the_lessons_and_the_results_say():
+    assert (REPO / "README.md").read_text(encoding="utf-8") == written(), "run python tests/test_readme.py"
+
+
+def test_result_files_name_what_they_come_from():
+    for path in sorted(RESULTS.glob("*.json")):
+        data = json.loads(path.read_text(encoding="utf-8"))
+        assert {"command", "date", "python", "torch"} <= set(data), f"{path.name} has only {sorted(data)}"
+        assert data["command"].startswith("python -m tssa_lib."), data["command"]
+
+
+def test_links_of_the_readme_lead_somewhere():
+    for link in re.findall(r"\]\(([^)#]+)\)", (REPO / "README.md").read_text(encoding="utf-8")):
+        assert link.startswith("http") or (REPO / link).exists(), link
+
+
+if __name__ == "__main__":
+    (REPO / "README.md").write_text(written(), encoding="utf-8")
+    sys.stdout.write("wrote README.md\n")
