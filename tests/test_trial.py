@@ -106,6 +106,8 @@ def test_seeds_are_paired_by_number_and_the_verdict_follows_the_interval():
     def row(block, seed, value):
         return {"asked": {"difficulty": "easy", "block": block, "seed": seed}, "mAP50": value}
 
+    (zero,) = compare([row(b, s, 0.0) for b in ("none", "tssa") for s in range(3)])
+    assert zero["p"] is None and table({"differences": [zero]}).endswith("nothing learned yet")
     rows = [row("none", s, 0.1 * s) for s in range(5)] + [row("tssa", s, 0.1 * s + 0.02 + 0.001 * s) for s in (4, 2, 0)]
     (found,) = compare(rows)
     assert found["seeds"] == 3 and found["mean"] == pytest.approx(0.022) and found["low"] > 0
