@@ -135,3 +135,8 @@ def test_mathematics_that_github_shows(lesson):
             for line in prose.splitlines():
                 assert "$$" not in line or line.strip().strip(">").strip() == "$$", f"$$ on a line of its own: {line}"
             assert r"\begin{align}" not in prose and r"\[" not in prose, "aligned inside $$, no \\["
+
+
+def test_no_cell_leans_on_a_closing_semicolon(lesson):
+    _, notebook = lesson  # JupyterLab then hides a value, nbval does not
+    assert not [cell.source for cell in code_cells(notebook) if cell.source.rstrip().endswith(";")]

@@ -519,8 +519,10 @@ def ledger(x, U):
 # </details>
 
 # %%
-print("four orthogonal subspaces"), ledger(tokens, dealt)
-print("four subspaces that know nothing of each other"), ledger(tokens, unrelated);
+print("four orthogonal subspaces")
+ledger(tokens, dealt)
+print("four subspaces that know nothing of each other")
+ledger(tokens, unrelated)
 
 # %% [markdown]
 # Read the first block. At $\varepsilon^2 = 100$ the difference is accurate, but so is plain shrinking: there is nothing to
