@@ -61,6 +61,10 @@ def _add(parts: list[Tensor]) -> Tensor:
     return reduce(Tensor.add, parts)
 
 
+def _over_images(t: Tensor) -> Tensor:
+    return t[0] if len(t) == 1 else t.sum(0)
+
+
 def _fast_forward(x, temp, weight, bias, out, out_bias, normalize, c, mass, keep=True):
     B, N, C, K, p, step = _sizes(x, len(temp), weight)
     xs, ws = (x,) if N <= step else x.split(step, 1), [x]
@@ -114,40 +118,42 @@ class _FastTSSA(torch.autograd.Function):
         # dys: of w·Π, through the output map; dD: of the gates
         if weight is None:
             dys, dout = [g.reshape(B, K, p, N) * (-c * D.unsqueeze(3))], None
-            dD = -c * (heads[0] * Pis[0].unsqueeze(2)).mul_(g.reshape(B, K, p, N)).sum(-1)
+            dD = (heads[0] * Pis[0].unsqueeze(2)).mul_(g.reshape(B, K, p, N)).sum(-1)
         else:
-            V = (out * (-c * D).view(B, 1, C)).mT                               # (B, C, O)
+            minus_D = -c * D.view(B, 1, C)
+            V = (out * minus_D).mT                                              # (B, C, O)
             G = _add([torch.bmm(g.mT, (w * Pi.unsqueeze(2)).view(B, C, g.shape[1]).mT)
                       for w, Pi, g in zip(heads, Pis, gs)])                     # (B, O, C)
             dys = [torch.bmm(V, g.mT).view(B, K, p, g.shape[1]) for g in gs]
-            dD, dout = -c * (G * out).sum(1).view(B, K, p), -c * (G * D.view(B, 1, C)).sum(0)
-        # ds, dn: through D = n/(n + c s); dls: of the logits, through the softmax; da: of their weights a
-        dD = dD * D * D / n_k
-        ds, dn, da, dls = -c * dD, c * (dD * s).sum(-1, keepdim=True) / n_k, torch.zeros_like(s), []
+            dD, dout = (G * out).sum(1).view(B, K, p), _over_images(G * minus_D)
+        # ds, dn: through c D = c n/(n + c s); dls: of the logits, through the softmax; da: of their weights a
+        dD = dD * D * D / n_k                                                   # dD here is of −c D
+        ds, dn, das, dls = c * c * dD, -c * c * (dD * s).sum(-1, keepdim=True) / n_k, [], []
         for w, Pi, dy in zip(heads, Pis, dys):
             if frozen:
                 dls.append(torch.zeros_like(Pi))
                 continue
             dPi = torch.addcmul(dy, w, ds.unsqueeze(3)).mul_(w).sum(2).add_(dn)  # (B, K, n)
             dls.append(dPi.sub_((dPi * Pi).sum(1, keepdim=True)).mul_(Pi))
-            da += torch.bmm(dls[-1].view(B * K, 1, w.shape[-1]), (w * w).view(B * K, p, w.shape[-1]).mT).view(B, K, p)
+            das.append(torch.bmm(dls[-1].view(B * K, 1, w.shape[-1]), (w * w).view(B * K, p, w.shape[-1]).mT))
+        da = torch.zeros_like(s) if frozen else _add(das).view(B, K, p)
         # a = temp / m, m the sums of squares; then dw = 2w(Π ds + dl a + dm) + dy Π, and the projection
-        a, dm, dtemp = temp.expand(B, K, p), torch.zeros_like(s), da
+        a, dtemp, dm = temp.expand(B, K, p), da, torch.zeros_like(s)
         if normalize != "none":
-            r = m.view(B, K, p).clamp_min(TINY).reciprocal() * (1 if normalize == "tokens" else N / p)
-            a, dtemp = temp * r, da * r
-            dm = torch.where(m.view(B, K, p) > TINY, -2 * da * a / m.view(B, K, p), 0)
+            m, scale = m.view(B, K, p), 1 if normalize == "tokens" else N / p
+            a, dtemp = scale * temp / m.clamp_min(TINY), scale * da / m.clamp_min(TINY)
+            dm = (dtemp * a).div_(-scale).masked_fill_(m <= TINY, 0)
         dtemp = None if frozen else dtemp.sum((0, 2)).unsqueeze(1)
-        dm, pair = dm.view(B * K, p, 1), torch.stack([2 * ds, 2 * a], -1).view(B * K, p, 2)
+        three, ones = 2 * torch.stack([ds, a, dm], -1).view(B * K, p, 3), torch.ones_like(Pis[0])
         dx, dweights, dbias = torch.empty_like(x), [], []
         for i, (w, Pi, dy, dl, x) in enumerate(zip(heads, Pis, dys, dls, xs)):
             n = w.shape[-1]
-            dw = torch.baddbmm(dm, pair, torch.stack([Pi, dl], 2).view(B * K, 2, n)).view(B, K, p, n).mul_(w)
-            dw = dw.addcmul_(dy, Pi.unsqueeze(2)).view(B, C, n)
+            dw = torch.bmm(three, torch.stack([Pi, dl, ones[..., :n]], 2).view(B * K, 3, n)).view(B, K, p, n)
+            dw = dw.mul_(w).addcmul_(dy, Pi.unsqueeze(2)).view(B, C, n)
             if weight is None:
                 return dw, dtemp, *[None] * 8
             dweights.append(torch.bmm(dw, x))                                   # (B, C, C)
             dbias.append(dw.sum((0, 2)) if ctx.needs_input_grad[3] else None)
             torch.bmm(dw.mT, weight.expand(B, C, C), out=dx[:, i * step:i * step + n])
-        return (dx, dtemp, _add(dweights).sum(0), _add(dbias) if ctx.needs_input_grad[3] else None, dout,
+        return (dx, dtemp, _over_images(_add(dweights)), _add(dbias) if ctx.needs_input_grad[3] else None, dout,
                 g.sum((0, 1)) if ctx.needs_input_grad[5] else None, *[None] * 4)
