@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import argparse
 import copy
+import datetime
 import json
 import os
 import platform
 import re
+import shlex
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -108,35 +111,38 @@ def _peak_here(name: str, size: int) -> None:
     print(f"{(kilobytes('VmHWM') - before) / 1024:.1f}")
 
 
-def measure(sizes: list[int], path: Path = RESULTS, share: float = 0.6) -> dict[str, Any]:
-    """Measure every placement at every size and write the results; sizes that are there already stay.
+def measure(sizes: Sequence[int], places: Sequence[str] = PLACES, path: Path = RESULTS, share: float = 0.6,
+            command: str = "python -m tssa_lib.placements") -> dict[str, Any]:
+    """Measure TSSA and softmax in these placements at every size and write the results; other sizes there stay.
 
-    A model whose attention maps alone need more than `share` of the free memory is not run, and says so.
+    peak_mib is the median of three fresh processes. A model whose attention maps alone need more than `share` of the free memory is not run, and says so.
     """
     import psutil
 
     found = json.loads(path.read_text()) if path.is_file() else {}
     rows = [row for row in found.get("rows", []) if row["size"] not in sizes]
+    models = [name for name in MODELS if name[:-5].split("-")[-1] in places]
     for size in sizes:
-        costs = {name: count(YOLO(name).model, size) for name in MODELS}
+        costs = {name: count(YOLO(name).model, size) for name in models}
         needs = {name: 2 * cost.largest for name, cost in costs.items()}  # the map before and after its softmax
-        runs = [name for name in MODELS if needs[name] < share * psutil.virtual_memory().available]
+        runs = [name for name in models if needs[name] < share * psutil.virtual_memory().available]
         took = seconds(runs, size)
-        for name in MODELS:
+        for name in models:
             row = {"model": name, "size": size, **costs[name]._asdict()}
             if name in took:
                 wall, processor = (round(1e3 * statistics.median(t), 1) for t in zip(*took[name]))
-                row |= {"wall_ms": wall, "processor_ms": processor, "runs": len(took[name]), "peak_mib": peak(name, size)}
+                row |= {"wall_ms": wall, "processor_ms": processor, "runs": len(took[name]),
+                        "peak_mib": statistics.median(peak(name, size) for _ in range(3))}
             else:
                 row |= {"not_run": f"needs {needs[name] / 2**30:.0f} GiB for two maps"}
             rows.append(row)
             print(row, flush=True)
         found = {
-            "command": "python -m tssa_lib.placements",
+            "command": command,
             "what": "one picture, float32, batch norm fused, random weights; medians of interleaved runs on the CPU; "
             "milliseconds on the wall and of the processor; peak_mib is what a forward pass adds in a fresh process",
             "threads": torch.get_num_threads(), "load": round(os.getloadavg()[0], 1), "cores": os.cpu_count(),
-            "torch": torch.__version__, "python": platform.python_version(), "machine": platform.machine(),
+            "date": datetime.date.today().isoformat(), "torch": torch.__version__, "python": platform.python_version(), "machine": platform.machine(),
             "rows": sorted(rows, key=lambda r: (r["size"], MODELS.index(r["model"]))),
         }  # fmt: skip
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -147,11 +153,13 @@ def measure(sizes: list[int], path: Path = RESULTS, share: float = 0.6) -> dict[
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tssa_lib.placements", description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES), help="sides in pixels (default: 640 1280 1920)")
+    parser.add_argument("--places", nargs="+", choices=PLACES, default=list(PLACES), help="default: all three")
     parser.add_argument("--out", type=Path, default=RESULTS, help="the JSON file; sizes that it holds already are kept")
     parser.add_argument("--threads", type=int, default=1, help="1 is robust on a machine that does other things")
-    given = parser.parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    given = parser.parse_args(words)
     torch.set_num_threads(given.threads)
-    measure(given.sizes, given.out)
+    measure(given.sizes, given.places, given.out, command=shlex.join(["python", "-m", "tssa_lib.placements", *words]))
 
 
 if __name__ == "__main__":

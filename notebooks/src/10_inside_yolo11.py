@@ -601,16 +601,18 @@ show(fig, alt="Two bar charts on logarithmic axes. Softmax and TSSA are close at
      digest=f"measured {len(seconds) - len(missing)} of {len(seconds)}; not run for want of memory: {', '.join(missing) or 'none'}")
 
 # %% [markdown]
-# Read the P5 bars first: they are the fair comparison with the YOLO11 that people use.
+# Read the P5 bars first: they are the fair comparison with the YOLO11 that people use. Both were measured once more, alone and
+# with more repetitions (`--places p5`, into a file of its own).
 
 # %%
-for size in placements.SIZES:
-    a, b = (seconds[f"yolo11n-{block}-p5.yaml", size]["processor_ms"] for block in ("psa", "tssa"))
-    print(f"P5 only, {size:4} px: TSSA takes {b / a:.2f} of the time of softmax attention")
+alone = json.loads(placements.RESULTS.with_name("stock_vs_tssa.json").read_text())["rows"]
+for a, b in zip(alone[::2], alone[1::2]):                                  # softmax, TSSA; size by size
+    print(f"P5 only, {a['size']:4} px, {a['runs']} runs: TSSA takes {b['processor_ms'] / a['processor_ms']:.2f} of the processor time "
+          f"and {b['peak_mib'] / a['peak_mib']:.2f} of the memory")
 
 # %% [markdown]
 # At P5 the attention is a small part of the network, so the two detectors take about the same time at 640 px, whatever their attention costs. The difference
-# grows with the picture. That TSSA *can* go to P3 says nothing yet about whether it helps there: this is a question about accuracy, and it takes
+# grows with the picture. Memory is set by other maps until the tables of softmax attention outgrow them, here between 1,280 and 1,920 px. That TSSA *can* go to P3 says nothing yet about whether it helps there: this is a question about accuracy, and it takes
 # trained detectors to answer.
 #
 # ## Takeaways
