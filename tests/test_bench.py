@@ -103,7 +103,7 @@ def test_the_committed_run_is_whole(stored):
     assert {(c["dim"], c["N"], c["pass"]) for c in stored["layer"]} == {
         (dim, N, p) for dim in (128, 256) for N in bench.TOKENS for p in ("forward", "forward + backward")}
     assert [c["N"] for c in stored["rivals"]] == list(bench.TOKENS[:4])
-    assert {"load_start", "load_end", "torch", "python", "cpu", "cores", "threads", "date", "wall_seconds", "limits", "kept"} <= stored.keys()
+    assert {"load", "load_end", "torch", "python", "cpu", "cores", "threads", "date", "wall_seconds", "limits", "kept"} <= stored.keys()
     for cell in stored["layer"] + stored["rivals"]:
         for t in cell["seconds"].values():
             assert 0 < t["low"] <= t["median"] <= t["high"] and t["repeats"] >= 3
@@ -124,8 +124,9 @@ def test_targets_and_table_follow_from_the_cells(stored):
         softmax = {"softmax (SDPA)": {"median": 9.0}} if "softmax (SDPA)" in cell["seconds"] else {}
         cell["seconds"] = {"published": {"median": 3.0}, "floor": {"median": 1.0}, "fast": {"median": 1.5}} | softmax
     goals = bench.targets(made)
-    assert [t["measured"] for t in goals[:4]] == [0.25, 0.25, 1.5, 0.25] and [t["met"] for t in goals[:4]] == [True, True, False, True]
-    assert goals[5]["measured"] == 6.0 and goals[5]["met"] and goals[6]["measured"] == 0.0
+    assert [t["measured"] for t in goals[:7]] == [0.25, 0.25, 0.25, 0.25, 1.5, 0.25, 0.25]
+    assert [t["met"] for t in goals[:7]] == [True, True, True, True, False, True, True]
+    assert goals[8]["measured"] == 6.0 and goals[8]["met"] and goals[9]["measured"] == 0.0
     text = bench.markdown(made)
     assert "| ≤ 0.4 | 0.25 | met |" in text and "| ≤ 1.25 | 1.50 | not met |" in text
     assert "| 128 | 6,400 | forward | 3,000.00 | 1,000.00 | 1,500.00 |" in text

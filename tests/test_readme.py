@@ -72,7 +72,7 @@ def measured() -> list[str]:
         f"| TSSA-YOLO11n on digit scenes of 128 px, 18 epochs from scratch, one seed | mAP50 {tssa[0]}, mAP50-95 {tssa[1]} in {tssa[2]} s "
         "| [lesson 11](notebooks/11_train_tssa_yolo.ipynb) |",
         f"| stock YOLO11n, the same scenes, epochs and seed | mAP50 {stock[0]}, mAP50-95 {stock[1]} in {stock[2]} s | the same |",
-        f"| TSSA against softmax attention (SDPA), forward, width 128, {speed['threads']} CPU thread(s), load {speed['load_start'][0]:.1f} "
+        f"| TSSA against softmax attention (SDPA), forward, width 128, {speed['threads']} CPU thread(s), load {speed['load']:.1f} "
         f"| {ratio(1600)}, {ratio(6400)}, {ratio(25600)} times as fast at 1,600, 6,400, 25,600 tokens | [linear_time.json](data/results/linear_time.json) |",
         f"| what our TSSA costs beyond its two linear maps, as a share of what the published order of operations costs | {overhead(400)}, {overhead(1600)}, "
         f"{overhead(6400)}, {overhead(25600)} at 400, 1,600, 6,400, 25,600 tokens | the same |",

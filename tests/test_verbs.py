@@ -19,7 +19,7 @@ from ultralytics.utils.torch_utils import ModelEMA
 
 from tssa_lib import placements, yolo
 from tssa_lib.scenes import SceneSpec, make_scenes, scene
-from tssa_lib.train import SCENES, export, train, validate
+from tssa_lib.train import NO_FLOAT32, SCENES, export, train, validate
 
 TINY = SceneSpec(train=8, val=4, size=64, digits=(1, 2))
 SHORT = {**SCENES, "imgsz": 64, "epochs": 1}
@@ -236,7 +236,76 @@ def test_a_format_that_nobody_knows_is_named(best):
         export(YOLO(str(best)), "tensorrrt")
 
 
+@pytest.mark.parametrize("format", sorted(NO_FLOAT32))
+def test_a_format_that_cannot_hold_the_squares_is_refused(best, format):
+    with pytest.raises(ValueError, match=f"expected an export format with float32.*got '{format}'; onnx, torchscript and openvino"):
+        export(YOLO(str(best)), format, imgsz=64)
+
+
+def test_eight_bits_cannot_hold_the_squares():
+    """Why: one scale for the whole tensor, as integer processors have it, and the memberships are gone."""
+    exporter = pytest.importorskip("ultralytics.engine.exporter")
+    assert NO_FLOAT32 == getattr(exporter, "FP32_UNSUPPORTED_FORMATS", NO_FLOAT32), "Ultralytics' own list"
+    w = torch.randn(1, 8, 400, 16, generator=torch.Generator().manual_seed(0)) * torch.logspace(-1.5, 1.5, 8)[:, None, None]
+    squares = w ** 2                                                            # (B, K, N, p)
+    step = squares.max() / 255
+    exact, rounded = (q / q.sum(-2, keepdim=True).clamp_min(1e-24) for q in (squares, (squares / step).round() * step))
+    logits = [q.sum(-1) * 400 / 16 for q in (exact, rounded)]
+    worst = [((a - b).abs() / a.abs()).mean((0, 2)) for a, b in [logits]][0]    # by head
+    assert worst[-1] < 0.05 and worst[0] > 0.9, "the head of largest tokens survives, that of the smallest does not"
+
+
 # --- other processes ----------------------------------------------------------------------------
+
+RANK = """
+import sys
+import torch
+from torch import distributed
+from ultralytics.utils import DEFAULT_CFG
+from tssa_lib.yolo import YOLO
+
+def gradients(rank, wrap=lambda model: model):
+    torch.manual_seed(rank)
+    model = YOLO("yolo11n-tssa.yaml").model.train()
+    model.args = DEFAULT_CFG
+    model = wrap(model)
+    draw = torch.Generator().manual_seed(10 + rank)
+    batch = {"img": torch.rand(2, 3, 64, 64, generator=draw), "batch_idx": torch.tensor([0.0, 1.0]),
+             "cls": torch.rand(2, 1, generator=draw).mul(80).floor(), "bboxes": 0.2 + 0.3 * torch.rand(2, 4, generator=draw)}
+    model(batch)[0].sum().backward()
+    return {name.removeprefix("module."): p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+if __name__ == "__main__":
+    rank, folder = int(sys.argv[1]), sys.argv[2]
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    wrap = lambda model: torch.nn.parallel.DistributedDataParallel(model, find_unused_parameters=True)
+    torch.save(gradients(rank, wrap), f"{folder}/{rank}.pt")
+    distributed.barrier()
+    distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="PyTorch was built without torch.distributed")
+def test_two_ranks_share_their_gradients(tmp_path):
+    """Two processes with a batch each, over gloo: both hold the mean of the two gradients, from rank 0's start.
+
+    Ultralytics' own trainer can't be driven so: it asks for a CUDA device in every rank.
+    """
+    (tmp_path / "rank.py").write_text(RANK)
+    both = [subprocess.Popen([sys.executable, "rank.py", str(rank), str(tmp_path)], cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+                             env={**os.environ, "OMP_NUM_THREADS": "1", "YOLO_OFFLINE": "true"}) for rank in (0, 1)]  # fmt: skip
+    said = [process.communicate(timeout=240)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said[0][-1500:] + said[1][-1500:]
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+    space: dict = {"__name__": "alone"}
+    exec(RANK.replace("torch.manual_seed(rank)", "torch.manual_seed(0)"), space)  # both batches from rank 0's start
+    alone = [space["gradients"](rank) for rank in (0, 1)]
+    temp = "model.10.m.0.attn.temp"
+    assert first[temp].abs().max() > 0 and not torch.allclose(alone[0][temp], alone[1][temp], rtol=0.1)
+    for name, found in first.items():
+        want = sum(g.get(name, torch.zeros_like(found)) for g in alone) / 2
+        assert (found - want).norm() <= 1e-3 * want.norm() + 1e-6, name
 
 
 def test_without_this_package_the_error_names_it(best, tmp_path):

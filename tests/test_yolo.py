@@ -256,3 +256,26 @@ def test_a_multi_gpu_worker_comes_to_know_the_block(tmp_path, ours, monkeypatch)
         tmp_path,
     )
     assert seen.split()[-2:] == ["True", "C2TSSA"]
+
+
+def test_what_we_rest_on_in_ultralytics_is_there():
+    """The bounds of pyproject.toml: these names and shapes are no promise of Ultralytics beyond the minor version tested."""
+    import inspect
+    import re
+
+    import ultralytics
+
+    text = Path(yolo.__file__).parents[1].joinpath("pyproject.toml").read_text()
+    low, high = re.search(r'"ultralytics>=([\d.]+),<([\d.]+)"', text).groups()
+    number = lambda version: [int(part) for part in version.split(".")[:3]]
+    assert number(low) <= number(ultralytics.__version__) < number(high), "outside of what was tested"
+    assert number(high) == [number(ultralytics.__version__)[0], number(ultralytics.__version__)[1] + 1], "the next minor version"
+    parse = inspect.unwrap(tasks.parse_model)
+    assert list(inspect.signature(parse).parameters) == ["d", "ch", "verbose"] and "ultralytics" in parse.__module__
+    assert list(inspect.signature(C2PSA.__init__).parameters)[1:] == ["c1", "c2", "n", "e"]
+    block = C2PSA(256, 256)
+    assert {"cv1", "cv2", "m"} <= dict(block.named_children()).keys() and block.c == 128
+    assert {name for name, _ in block.m[0].attn.named_children()} == {"qkv", "proj", "pe"}
+    stock = block.m[0].attn
+    assert stock.qkv.conv.out_channels == stock.num_heads * (2 * stock.key_dim + stock.head_dim)
+    assert "on_pretrain_routine_start" in yolo.default_callbacks

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import argparse
 import copy
-import datetime
 import json
-import os
-import platform
 import re
 import shlex
 import statistics
@@ -27,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from tssa_lib.manifest import manifest
 from tssa_lib.yolo import YOLO
 
 SIZES = (640, 1280, 1920)                                      # sides of the picture, in pixels
@@ -138,11 +136,9 @@ def measure(sizes: Sequence[int], places: Sequence[str] = PLACES, path: Path = R
             rows.append(row)
             print(row, flush=True)
         found = {
-            "command": command,
+            **manifest(command),
             "what": "one picture, float32, batch norm fused, random weights; medians of interleaved runs on the CPU; "
             "milliseconds on the wall and of the processor; peak_mib is what a forward pass adds in a fresh process",
-            "threads": torch.get_num_threads(), "load": round(os.getloadavg()[0], 1), "cores": os.cpu_count(),
-            "date": datetime.date.today().isoformat(), "torch": torch.__version__, "python": platform.python_version(), "machine": platform.machine(),
             "rows": sorted(rows, key=lambda r: (r["size"], MODELS.index(r["model"]))),
         }  # fmt: skip
         path.parent.mkdir(parents=True, exist_ok=True)

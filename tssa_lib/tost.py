@@ -170,8 +170,10 @@ def compression(model: ToST, images: Tensor) -> list[dict]:
 
 def main() -> None:
     """Train every variant with every seed and write the result file."""
-    import argparse, datetime, json, platform, sys, time  # noqa: E401
+    import argparse, json, platform, sys, time  # noqa: E401
     from tqdm import tqdm
+
+    from tssa_lib.manifest import manifest
 
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--seeds", type=int, default=3)
@@ -185,8 +187,7 @@ def main() -> None:
         accuracy = (model(test[0]).argmax(-1) == test[1]).double().mean().item()
         runs.append({"variant": name, "seed": seed, "accuracy": accuracy, "loss": loss, "untrained": untrained,
                      "trained": compression(model, test[0])})
-    about = {"command": " ".join(["python -m tssa_lib.tost", *sys.argv[1:]]), "date": str(datetime.date.today()),
-             "python": platform.python_version(), "torch": torch.__version__, "seeds": args.seeds, "epochs": args.epochs,
+    about = {**manifest(" ".join(["python -m tssa_lib.tost", *sys.argv[1:]])), "seeds": args.seeds, "epochs": args.epochs,
              "machine": f"{torch.get_num_threads()} thread(s) of an {platform.machine()} CPU",
              "cpu_seconds": round(time.process_time()), "train": len(train[1]), "test": len(test[1])}
     args.out.parent.mkdir(parents=True, exist_ok=True)

@@ -38,6 +38,9 @@ SCENES = dict(
 # The customary recipe for a real data set on GPUs; everything else is Ultralytics' default.
 FULL = dict(imgsz=640, epochs=300, batch=64, optimizer="SGD", lr0=0.01, momentum=0.937, amp=True)
 
+# Export formats for integer or half-precision processors alone, as Ultralytics 8.4 lists them.
+NO_FLOAT32 = frozenset({"ascend", "axelera", "deepx", "edgetpu", "hailo", "imx", "qnn", "rknn", "xilinx"})
+
 METRICS = {"metrics/precision(B)": "precision", "metrics/recall(B)": "recall",
            "metrics/mAP50(B)": "mAP50", "metrics/mAP50-95(B)": "mAP50-95"}  # fmt: skip
 
@@ -223,7 +226,12 @@ def export(model: YOLO, format: str = "onnx", **settings: Any) -> Path:
     """Write a trained detector in another format, quietly, and return where.
 
     settings: any of Ultralytics' `export`, above all imgsz; ONNX takes other sizes, too (dynamic).
+    Tried with TSSA: onnx, torchscript, openvino. `ValueError` for a format that nobody knows, and for those
+    without float32: TSSA's squares, divided by their sum over all tokens, need more than eight or sixteen bits.
     """
+    if format in NO_FLOAT32:
+        raise ValueError(f"expected an export format with float32, which TSSA's squares need, got {format!r}; "
+                         "onnx, torchscript and openvino are tried")  # fmt: skip
     onnx = {"simplify": False, "dynamic": True} if format == "onnx" else {}  # nothing more to install
     with _logging(quiet=True), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own, about constants that it folds

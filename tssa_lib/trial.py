@@ -1,7 +1,8 @@
 """The fair trial: one slot in YOLO11, four blocks, everything else equal; paired differences with 95 % intervals.
 
     python -m tssa_lib.trial --quick     about ten minutes on two CPU cores: a rehearsal that decides nothing
-    python -m tssa_lib.trial             three difficulties, five seeds, 60 trainings: sized for one GPU
+    python -m tssa_lib.trial --laptop    three difficulties, five seeds, 60 trainings: an hour on two CPU cores
+    python -m tssa_lib.trial             the same with more and larger scenes: sized for one GPU
 
 The slot is row 10, where YOLO11 has attention (lesson 10). Every block starts from the same numbers, sees the same
 scenes in the same order and is trained by the same recipe from scratch. Each finished training is a file of its own, so
@@ -12,12 +13,13 @@ large as what one looks for, so blocks are compared seed by seed (Student's t fo
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
-import platform
+import multiprocessing
 import shlex
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,11 +27,10 @@ from typing import Any
 import torch
 
 from tssa_lib import placements, plots, yolo
+from tssa_lib.manifest import manifest
 from tssa_lib.scenes import SceneSpec, data_dir, digest, make_scenes
 from tssa_lib.train import SCENES, train, validate
 from tssa_lib.yolo import YAML, YOLO
-
-import ultralytics  # after tssa_lib, which keeps it off the network
 
 # What the derivation suggests (lesson 6): logits that don't depend on resolution, narrower heads, and a temperature
 # at which Π is selective at the start. With 16 coordinates a head, the logits' spread over heads is about θ·√(2/16).
@@ -66,6 +67,7 @@ class Form:
 
 
 FULL = Form("full", seeds=5, epochs=20, train=600, val=300, size=128, other_size=192)
+LAPTOP = Form("laptop", seeds=5, epochs=18, train=320, val=120, size=96, other_size=144)
 QUICK = Form("quick", seeds=2, epochs=8, train=128, val=48, size=96, other_size=128)
 
 
@@ -137,12 +139,15 @@ def one(block: str, difficulty: str, seed: int, form: Form, folder: Path, device
     model = YOLO(str(plan))
     cost = placements.count(model.model, form.size)
     settings = {**SCENES, "imgsz": form.size, "epochs": form.epochs, "seed": seed, "device": device, "val": False}
+    processor = time.process_time()
     run = train(data, model, folder=_fresh(folder / name), quiet=True, **settings)
+    processor = time.process_time() - processor
     last = YOLO(str(run.last))  # the last epoch's, for all alike: choosing the best epoch would flatter
     scores, _ = validate(last, data, imgsz=form.size, device=device)
     elsewhere, _ = validate(last, data, imgsz=form.other_size, device=device)
     found = {
         "asked": asked, "mAP50": scores["mAP50"], "mAP50-95": scores["mAP50-95"], "seconds": round(run.seconds, 1),
+        "processor seconds": round(processor, 1),
         f"mAP50 at {form.other_size} px": elsewhere["mAP50"], "data": digest(data.parent),
         "parameters": sum(p.numel() for p in last.model.parameters()), "flops": 2 * cost.macs,
     }  # fmt: skip
@@ -206,27 +211,41 @@ def figure(results: dict[str, Any], against: str = "none"):
                       ax=plots.row(1, 6.5, 4)[0])  # fmt: skip
 
 
+def _all(todo: list[tuple[str, str, int]], form: Form, folder: Path, device: str, workers: int) -> Iterator[dict[str, Any]]:
+    """Every training of `todo` as it is finished, `workers` at a time, each with its share of the threads."""
+    if workers == 1:
+        yield from (one(*what, form, folder, device) for what in todo)
+        return
+    for difficulty in form.difficulties:
+        scenes(difficulty, form)  # made once, before several processes look for them
+    threads = max(1, torch.get_num_threads() // workers)
+    fresh = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, fresh, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
+        running = [pool.submit(one, *what, form, folder, device) for what in todo]
+        try:
+            yield from (future.result() for future in as_completed(running))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
 def trial(form: Form, out: Path, folder: Path, blocks: Sequence[str] = tuple(BLOCKS), device: str = "cpu",
-          command: str = "python -m tssa_lib.trial") -> dict[str, Any]:  # fmt: skip
+          command: str = "python -m tssa_lib.trial", workers: int = 1) -> dict[str, Any]:  # fmt: skip
     """All trainings of a form, those that `folder` holds already excepted; writes `out` and a figure beside it."""
     import matplotlib.pyplot as plt
     from tqdm.auto import tqdm
 
     folder.mkdir(parents=True, exist_ok=True)
     todo = [(b, d, s) for s in range(form.seeds) for d in form.difficulties for b in blocks]  # seed by seed: pairs first
-    rows = []
-    for block, difficulty, seed in tqdm(todo, desc=f"{form.name} trial", unit="training"):
-        rows.append(one(block, difficulty, seed, form, folder, device))
-    metrics = ("mAP50", "mAP50-95", f"mAP50 at {form.other_size} px", "seconds")
+    rows = list(tqdm(_all(todo, form, folder, device, workers), total=len(todo), desc=f"{form.name} trial", unit="training"))
+    rows.sort(key=lambda r: todo.index((r["asked"]["block"], r["asked"]["difficulty"], r["asked"]["seed"])))
+    metrics = ("mAP50", "mAP50-95", f"mAP50 at {form.other_size} px", "seconds", "processor seconds")
     pairs = [b for b in ("none", "softmax", "tssa") if b in blocks]
     results = {
         "manifest": {
-            "command": command, "date": str(datetime.date.today()), "form": asdict(form), "recipe": SCENES,
+            **manifest(command), "form": asdict(form), "recipe": SCENES, "workers": workers,
             "blocks": {b: {**BLOCKS, **SWITCHES}[b] for b in blocks}, "seeds": list(range(form.seeds)),
             "data": {r["asked"]["difficulty"]: r["data"] for r in rows},
-            "versions": {"python": platform.python_version(), "torch": torch.__version__, "ultralytics": ultralytics.__version__},
-            "machine": f"{platform.machine()}, {torch.get_num_threads()} threads"
-                       + (f", {torch.cuda.get_device_name()}" if device != "cpu" else ", no GPU"),
+            "gpu": torch.cuda.get_device_name() if device != "cpu" else None,
         },
         "differences": [d for m in metrics for against in pairs for d in compare(rows, m, against)],
         "rows": rows,
@@ -255,22 +274,27 @@ def table(results: dict[str, Any]) -> str:
 def main(words: list[str] | None = None) -> None:
     words = sys.argv[1:] if words is None else words
     parser = argparse.ArgumentParser(prog="python -m tssa_lib.trial", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="the rehearsal: two seeds, tiny scenes, eight epochs")
-    parser.add_argument("--seeds", type=int, help="trainings of each block and difficulty (default: 5, quick: 2)")
-    parser.add_argument("--epochs", type=int, help="of each training (default: 20, quick: 8)")
+    sizes = parser.add_mutually_exclusive_group()
+    sizes.add_argument("--quick", action="store_true", help="the rehearsal: two seeds, tiny scenes, eight epochs")
+    sizes.add_argument("--laptop", action="store_true", help="five seeds, scenes and epochs for two CPU cores and an hour")
+    parser.add_argument("--seeds", type=int, help="trainings of each block and difficulty (default: 5, with --quick: 2)")
+    parser.add_argument("--epochs", type=int, help="of each training (default: 20, or what the form says)")
     parser.add_argument("--difficulties", nargs="+", choices=DIFFICULTIES, help="default: all three")
     parser.add_argument("--blocks", nargs="+", choices=[*BLOCKS, *SWITCHES], default=list(BLOCKS), help="default: the four of the trial")
     parser.add_argument("--device", default="0" if torch.cuda.is_available() else "cpu", help="cpu, or the number of a GPU")
+    parser.add_argument("--workers", type=int, default=1, help="trainings at a time; they share PyTorch's threads (default: 1)")
     parser.add_argument("--folder", type=Path, help="where finished trainings are kept (default: data/runs/trial/<form>)")
     parser.add_argument("--out", type=Path, help="the JSON (default: data/results/trial.json, quick: data/runs/trial/quick.json)")
     given = parser.parse_args(words)
-    form = QUICK if given.quick else FULL
+    if given.workers < 1:
+        parser.error(f"expected --workers >= 1, got {given.workers}")
+    form = QUICK if given.quick else LAPTOP if given.laptop else FULL
     asked = dict(seeds=given.seeds, epochs=given.epochs, difficulties=tuple(given.difficulties) if given.difficulties else None)
     form = replace(form, **{k: v for k, v in asked.items() if v})
     runs = data_dir() / "runs" / "trial"
     out = given.out or (runs / "quick.json" if given.quick else RESULTS / "trial.json")
     results = trial(form, out, given.folder or runs / form.name, given.blocks, given.device,
-                    shlex.join(["python", "-m", "tssa_lib.trial", *words]))  # fmt: skip
+                    shlex.join(["python", "-m", "tssa_lib.trial", *words]), given.workers)  # fmt: skip
     print(f"mAP50 minus that of the block without attention, {form.seeds} seeds, 95 % intervals of paired differences\n{table(results)}")
     print(f"wrote {out}" + (" (a rehearsal: too small to decide anything)" if given.quick else ""))
 

@@ -16,8 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from tssa_lib.fast import MASS, TINY, bare, eager, fast_tssa
-
+from tssa_lib.fast import MASS, TINY, bare, eager, fast_tssa, fused_tssa
 
 
 # ---- the functional core ----------------------------------------------------------------------------
@@ -47,7 +46,7 @@ def second_moments(w: Tensor, Pi: Tensor, mass: float = MASS) -> Tensor:
     """s_k = Σ_j π_jk (U_kᵀz_j)² / (n_k + mass), coordinate by coordinate (lesson 5, eq. 5.2). (…, K, p)."""
     share = Pi / (Pi.sum(-1, keepdim=True) + mass)                              # (…, K, N)
     w2 = _wide(w) ** 2                                                          # (…, K, N, p)
-    if w2.dtype != w.dtype or torch.compiler.is_compiling():  # @ would go back to half, and is a wall to the compiler
+    if w2.dtype != w.dtype:                                                     # @ would go back to half
         return (share[..., None] * w2).sum(-2)
     return (share[..., None, :] @ w2)[..., 0, :]                                # (…, K, p)
 
@@ -175,9 +174,11 @@ class TSSA(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`straightforward(x)`, computed by `fast_tssa` where that is possible."""
+        if torch.compiler.is_compiling() or not (self.fast and eager(x)):       # first: it guards all that it sees
+            return self.straightforward(x)
         qkv, last = self.qkv, getattr(self.to_out, "0", None)
         plain = bare(qkv) and (self.tied or bare(last)) and not (self.training and self.attn_drop.p > 0)
-        if not (self.fast and plain and eager(x)):
+        if not plain:
             return self.straightforward(x)
         x, W = self._checked(x), self.bases()
         out, out_bias = (W.mT, None) if self.tied else (last.weight, last.bias)
@@ -187,9 +188,13 @@ class TSSA(nn.Module):
 
     def straightforward(self, x: Tensor) -> Tensor:
         w = self.project(x)                                                     # (B, K, N, p)
-        Pi, _, D = self._statistics(w)
-        y = -(w * (Pi[..., None] * self.attn_drop(D)[..., None, :])).to(w.dtype)  # (B, K, N, p)
-        y = y.transpose(1, 2).flatten(2)                                        # (B, N, C), no copy
+        if torch.compiler.is_compiling():
+            y = fused_tssa(w.transpose(1, 2), self.temp, normalize=self.normalize, c=self.c, mass=self.mass,
+                           frozen=self.detach_memberships, drop=self.attn_drop).flatten(2)  # (B, N, C)
+        else:
+            Pi, _, D = self._statistics(w)
+            y = -(w * (Pi[..., None] * self.attn_drop(D)[..., None, :])).to(w.dtype)  # (B, K, N, p)
+            y = y.transpose(1, 2).flatten(2)                                    # (B, N, C), no copy
         return self.to_out(y @ self.bases().to(y.dtype) if self.tied else y)
 
     def statistics(self, x: Tensor) -> Statistics:

@@ -290,19 +290,19 @@ check("9.8", (gate * y) @ O.T, y @ (O * gate).mT, "gated tokens, against a gated
 
 # %% [markdown]
 # With these two the layer fits on one screen. Squares are formed once; the logits and the sums of (9.7) are
-# matrix products with them. And tokens are the *last* axis: a sum over channels or tokens then runs along memory in long
-# straight lines. A linear map gives this layout for free, $WZ$ instead of $Z^\top W^\top$.
+# matrix products with them. And nothing is copied to bring heads or tokens to the front: the tokens stay $n$ rows of $d$
+# numbers, as the linear maps make and take them, and a head is a view of every $p$ columns.
 
 # %%
 def my_fast(x, W, temp, O):
     K, p = len(temp), W.shape[0] // len(temp)
-    w = (W @ x.T).view(K, p, -1)                                           # (K, p, N)
+    w = (x @ W.T).view(-1, K, p)                                           # (N, K, p)
     w2 = w * w                                                             # the squares, once
-    Pi = ((temp / w2.sum(-1))[:, None] @ w2)[:, 0].softmax(0)              # (K, N), over the heads
-    sums, mass = (w2 @ Pi[..., None])[..., 0], Pi.sum(-1, keepdim=True)    # (K, p), (K, 1)
+    Pi = ((temp / w2.sum(0))[:, None] @ w2.permute(1, 2, 0)).softmax(0)    # (K, 1, N), over the heads
+    sums, mass = Pi @ w2.transpose(0, 1), Pi.sum(-1, keepdim=True)         # (K, 1, p), (K, 1, 1)
     D = mass / (mass + sums)                                               # (9.7)
-    y = (w * Pi[:, None]).flatten(0, 1)                                    # (C, N)
-    return y.T @ (-O * D.flatten()).T                                      # (9.8)
+    y = (w * Pi.permute(2, 0, 1)).flatten(1)                               # (N, C)
+    return y @ (-O * D.flatten()).T                                        # (9.8)
 
 # %% [markdown]
 # On the six tokens it is the literal formula of lesson 7, loops and all (which adds $10^{-8}$ to every mass, as published); on 400 tokens of width 128 it is the library's
@@ -320,9 +320,8 @@ x, W, O = torch.randn(1, 400, 128), torch.randn(128, 128) / 11, torch.randn(128,
 agree(my_batch, tssa.fast_tssa, x, torch.ones(4, 1), W, None, O, mass=0.0)
 
 # %% [markdown]
-# The library's version adds three things: it works through the tokens in pieces that stay in the processor's cache
-# (which (9.6) allows), it takes care of dead channels and of every switch of lesson 7, and it has a backward pass
-# written by hand. What a layer *keeps* for that pass is the memory that training needs. Automatic differentiation keeps
+# The library's version adds two things: it takes care of dead channels and of every switch of lesson 7, and it has a
+# backward pass written by hand. What a layer *keeps* for that pass is the memory that training needs. Automatic differentiation keeps
 # the input of nearly every operation; by hand, squares and gates can be formed again when they are needed.
 #
 # $$
@@ -339,6 +338,18 @@ for n, d, K in ((400, 128, 4), (1600, 128, 4), (700, 96, 3)):
 check("9.9", *torch.tensor(kept).T, "numbers in float64 kept for the backward pass, three sizes")
 
 # %% [markdown]
+# A compiler can go further than any order of PyTorch's operations, because it writes the loops itself: `torch.compile`
+# reads a token once for several steps. How many loops it needs depends on how the sums are written. Dividing every
+# membership by its mass *before* summing squares needs the mass first, which is a loop of its own; dividing after the sum,
+# as (9.7) does, needs none. `fast.fused_tssa` is written for that, and `TSSA` takes it when it is compiled.
+
+# %%
+w = torch.randn(2, 600, 4, 32)                                             # (B, N, K, p)
+layer = tssa.TSSA(128, 4)
+Pi, s, D = layer._statistics(w.transpose(1, 2))
+agree(lambda w: tssa.fused_tssa(w, layer.temp), lambda w: (-w.transpose(1, 2) * Pi[..., None] * D[..., None, :]).transpose(1, 2), w)
+
+# %% [markdown]
 # ## 9.5 Measured
 #
 # `python -m tssa_lib.bench` measures all of this: every layer at every size in turns (so that all see the same machine),
@@ -348,7 +359,7 @@ check("9.9", *torch.tensor(kept).T, "numbers in float64 kept for the backward pa
 # floor, and the goals were set before measuring.
 
 # %%
-print(f"{run['cpu']}, {run['threads']} threads, PyTorch {run['torch']}, load {run['load_start'][0]:.1f} before and {run['load_end'][0]:.1f} after")
+print(f"{run['cpu']}, {run['threads']} threads, PyTorch {run['torch']}, load {run['load']:.1f} before and {run['load_end']:.1f} after")
 display(Markdown(bench.markdown(run)))
 
 # %%
@@ -443,8 +454,8 @@ show(bench.roofline(run),
      digest=f"intensity of TSSA {intensity['TSSA']:.1f}, of softmax (SDPA) {intensity['softmax (SDPA)']:.0f}, written out {intensity['softmax, written out']:.1f}")
 
 # %% [markdown]
-# Bytes are counted as asked for, whether a cache serves them or the memory, so an operator that keeps its numbers in the
-# cache may come out above the slope. That is what working in pieces is for.
+# Bytes are counted as asked for, whether a cache serves them or the memory, so an operator that finds its numbers in the
+# cache may come out above the slope.
 #
 # Now a detector. It makes maps of a picture at strides 32, 16 and 8: a cell for every $32 \times 32$, $16 \times 16$ or
 # $8 \times 8$ pixels. A square picture of $a$ pixels has $n = a^2/m^2$ tokens at stride $m$, so by (9.3):
@@ -604,8 +615,8 @@ show(fig, alt="Left: softmax attention learns to recall from 32 pairs within 200
 # - TSSA takes $2nd^2 + nd$ multiply–adds, softmax attention $4nd^2 + 2n^2d$: a factor of $2 + n/d$, never below two.
 # - Below $2d$ tokens even softmax attention spends most of its work on linear maps. TSSA always does.
 # - Linear time works because its statistics are sums: pieces merge exactly, and $Kp + K$ numbers say it all.
-# - With the multiplications fixed, speed is passes over memory: square once, gate the output map instead of the tokens, work in
-#   pieces that stay in the cache, keep only tokens, projections and memberships for the backward pass.
+# - With the multiplications fixed, speed is passes over memory: square once, gate the output map instead of the tokens, copy
+#   nothing for layout, keep only tokens, projections and memberships for the backward pass.
 # - At a detector's stride 32 the saving is small; at stride 8 it decides whether attention is possible.
 # - The price: a token sees squares of the others, summed up, the same for all who ask. It can look up
 #   no more than fits into $d$ numbers.
