@@ -43,7 +43,7 @@ def test_the_road_from_training_to_export(data, tmp_path):
     done = shell("predict", "--model", str(best), "--source", str(data.parent / "images" / "val"), "imgsz=64", f"project={place}",
                  "name=ours", cwd=place)  # fmt: skip
     assert done.returncode == 0 and len(list((place / "ours").iterdir())) == TINY.val, done.stderr[-2000:]
-    assert f"2 pictures with their boxes: {place / 'ours'}" in done.stdout and done.stdout.count(".png: ") == 2
+    assert f"2 pictures with their boxes: {place / 'ours'}" in done.stdout and done.stdout.count(".bmp: ") == 2
     done = shell("export", "--model", str(best), "--format", "torchscript", "imgsz=64", cwd=place)
     assert done.returncode == 0 and best.with_suffix(".torchscript").is_file(), done.stderr[-2000:]
     done = shell("resume", "run", cwd=place)

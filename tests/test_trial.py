@@ -81,9 +81,8 @@ def test_a_trial_runs_is_stopped_and_goes_on(tmp_path, monkeypatch):
     assert len(results["rows"]) == 4 and (tmp_path / "trial.png").read_bytes().startswith(b"\x89PNG")
     first, ours = results["rows"][0], results["rows"][1]
     assert 0 <= ours["mAP50 at 96 px"] <= 1 and ours["seconds"] > 0 and ours["parameters"] == first["parameters"] + 8
-    manifest = results["manifest"]
-    assert manifest["torch"] == torch.__version__ and manifest["cores"] and len(manifest["data"]["context"]) == 64
-    assert manifest["command"].startswith("python -m tssa_lib.trial") and manifest["seeds"] == [0, 1]
+    assert results["torch"] == torch.__version__ and results["cores"] and len(results["data"]["context"]) == 64
+    assert results["command"].startswith("python -m tssa_lib.trial") and results["seeds"] == [0, 1]
     plan = next((tmp_path / "runs").glob("context-tssa-improved-0/run*/weights/last.pt"))
     attn = YOLO(str(plan)).model.model[10].m[0].attn
     assert (attn.num_heads, attn.normalize) == (8, "rms") and (attn.temp - 4).abs().max() < 0.5

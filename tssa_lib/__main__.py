@@ -116,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--weights", default="stock", help="carried over before training: stock (yolo11<size>.pt, downloaded if need be), "
                                                         "none, or a checkpoint (default: stock)")  # fmt: skip
     one.add_argument("--recipe", choices=("full", "scenes"), default="full",
-                     help="full: 300 epochs, 640 px, batch 64, SGD, mixed precision; scenes: 12 epochs at 128 px, for the digit scenes")
+                     help="full: 300 epochs, 640 px, batch 64, SGD, mixed precision; scenes: a few epochs at 128 px, for the digit scenes")
     one.add_argument("--folder", help="where the run is written, new or empty (default: data/runs/train<number>)")
     one.add_argument("--drop-bad", action="store_true", help="leave out images that can't be read instead of stopping")
     one = verb("resume", resume, "go on with an interrupted training", settings=False)

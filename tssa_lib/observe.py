@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tssa_lib.photos import load_image
-from tssa_lib.tssa import TSSA, on_each_call, second_moments
+from tssa_lib.tssa import TSSA, entropy, on_each_call, second_moments
 
 
 class Observation(NamedTuple):
@@ -30,7 +30,7 @@ class Observation(NamedTuple):
     @property
     def entropy(self) -> Tensor:
         """Mean entropy of the memberships over ln K, (B,): 0 is hard, 1 uniform."""
-        return torch.special.entr(self.Pi).sum(1).mean(-1) / np.log(max(self.Pi.shape[1], 2))
+        return entropy(self.Pi) / np.log(max(self.Pi.shape[1], 2))
 
 
 @contextmanager

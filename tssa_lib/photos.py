@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from tssa_lib import rates
+from tssa_lib import rates, tssa
 
 SAMPLES = {"china": "sklearn/datasets/images/china.jpg", "flower": "sklearn/datasets/images/flower.jpg",
            "bus": "ultralytics/assets/bus.jpg", "zidane": "ultralytics/assets/zidane.jpg"}
@@ -146,6 +146,5 @@ def group(x: Tensor, K: int = 4, p: int = 4, eps2: float = 0.002, steps: int = 5
     for _ in trange(steps, desc="grouping", disable=not progress):
         U = torch.linalg.eigh(rates.second_moment(x, Pi))[1][..., -p:].flip(-1)          # (K, d, p)
         Pi = (-rates.code_lengths(x, Pi, U, eps2, corrected=corrected) / 2).softmax(0)   # over the groups
-        entropy = torch.special.entr(Pi).sum() / len(x)
-        objective.append((rates.variational_rate(x, Pi, U, eps2, corrected=corrected) - entropy).item())
+        objective.append((rates.variational_rate(x, Pi, U, eps2, corrected=corrected) - tssa.entropy(Pi)).item())
     return Groups(Pi, U, objective)

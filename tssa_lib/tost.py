@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tssa_lib import rates
-from tssa_lib.tssa import MASS, TSSA, gates, load_exactly
+from tssa_lib.tssa import MASS, TSSA, entropy, gates, load_exactly
 
 CLAMP = 1e-12  # floor of the causal layer's running sum of squares, as published
 RESULTS = Path(__file__).resolve().parents[1] / "data" / "results" / "tost_digits.json"
@@ -161,8 +161,8 @@ def compression(model: ToST, images: Tensor) -> list[dict]:
         U = W.unflatten(0, (layer.num_heads, -1)).mT                            # (K, C, p)
         rate = [rates.variational_rate(v, Pi, U, layer.dim / layer.c).mean() for v in (z, z + block.gamma1 * layer(z))]
         bound = layer.c * block.gamma1.max() * torch.linalg.matrix_norm(W, 2) ** 2 * Pi.max()
-        entropy = torch.special.entr(Pi).sum(1).mean() / torch.tensor(layer.num_heads).log()
-        values = *rate, bound, entropy, D.flatten().quantile(torch.tensor([0.05, 0.5, 0.95])), layer.temp.mean()
+        spread = entropy(Pi).mean() / torch.tensor(layer.num_heads).log()
+        values = *rate, bound, spread, D.flatten().quantile(torch.tensor([0.05, 0.5, 0.95])), layer.temp.mean()
         found.append(dict(zip(("before", "after", "bound", "entropy", "gate", "temp"), (v.tolist() for v in values))))
         x = block(x)
     return found

@@ -128,7 +128,8 @@ def one(block: str, difficulty: str, seed: int, form: Form, folder: Path, device
     name = f"{difficulty}-{block.replace(' ', '-')}-{seed}"
     kept = folder / f"{name}.json"
     kind, switches = {**BLOCKS, **SWITCHES}[block]
-    asked = {"block": block, "difficulty": difficulty, "seed": seed, "form": asdict(form), "kind": kind, "switches": switches}
+    size = {k: v for k, v in asdict(form).items() if k not in ("name", "seeds", "difficulties")}  # what one training depends on
+    asked = {"block": block, "difficulty": difficulty, "seed": seed, "form": size, "kind": kind, "switches": switches}
     asked = json.loads(json.dumps(asked))
     if kept.is_file() and (found := json.loads(kept.read_text()))["asked"] == asked:
         return found
@@ -240,13 +241,11 @@ def trial(form: Form, out: Path, folder: Path, blocks: Sequence[str] = tuple(BLO
     rows.sort(key=lambda r: todo.index((r["asked"]["block"], r["asked"]["difficulty"], r["asked"]["seed"])))
     metrics = ("mAP50", "mAP50-95", f"mAP50 at {form.other_size} px", "seconds", "processor seconds")
     pairs = [b for b in ("none", "softmax", "tssa") if b in blocks]
+    fixed = {"imgsz", "epochs"}  # which the form decides
     results = {
-        "manifest": {
-            **manifest(command), "form": asdict(form), "recipe": SCENES, "workers": workers,
-            "blocks": {b: {**BLOCKS, **SWITCHES}[b] for b in blocks}, "seeds": list(range(form.seeds)),
-            "data": {r["asked"]["difficulty"]: r["data"] for r in rows},
-            "gpu": torch.cuda.get_device_name() if device != "cpu" else None,
-        },
+        **manifest(command), "gpu": torch.cuda.get_device_name() if device != "cpu" else None, "workers": workers,
+        "form": asdict(form), "recipe": {k: v for k, v in SCENES.items() if k not in fixed}, "seeds": list(range(form.seeds)),
+        "blocks": {b: {**BLOCKS, **SWITCHES}[b] for b in blocks}, "data": {r["asked"]["difficulty"]: r["data"] for r in rows},
         "differences": [d for m in metrics for against in pairs for d in compare(rows, m, against)],
         "rows": rows,
     }  # fmt: skip

@@ -51,6 +51,15 @@ def second_moments(w: Tensor, Pi: Tensor, mass: float = MASS) -> Tensor:
     return (share[..., None, :] @ w2)[..., 0, :]                                # (…, K, p)
 
 
+def entropy(Pi: Tensor) -> Tensor:
+    """H(Π)/n, the mean entropy of a token's memberships in nats: 0 if hard, ln K if uniform. (…, K, N) → (…).
+
+    >>> entropy(torch.full((2, 5), 0.5)) / torch.tensor(2.0).log()
+    tensor(1.)
+    """
+    return torch.special.entr(Pi).sum(-2).mean(-1)
+
+
 def gates(s: Tensor, c: float = 1.0) -> Tensor:
     """D = c/(1 + c s): large moments are kept by the update, small ones are cut (lesson 5, eq. 5.4)."""
     return c / (1 + c * s)
