@@ -344,10 +344,15 @@ check("9.9", *torch.tensor(kept).T, "numbers in float64 kept for the backward pa
 # as (9.7) does, needs none. `fast.fused_tssa` is written for that, and `TSSA` takes it when it is compiled.
 
 # %%
-w = torch.randn(2, 600, 4, 32)                                             # (B, N, K, p)
-layer = tssa.TSSA(128, 4)
-Pi, s, D = layer._statistics(w.transpose(1, 2))
-agree(lambda w: tssa.fused_tssa(w, layer.temp), lambda w: (-w.transpose(1, 2) * Pi[..., None] * D[..., None, :]).transpose(1, 2), w)
+w, temp = torch.randn(2, 600, 4, 32), torch.ones(4, 1)                     # (B, N, K, p)
+
+def step_by_step(w, temp):
+    w = w.transpose(1, 2)                                                  # (B, K, N, p)
+    Pi = tssa.memberships(w, temp)                                         # (B, K, N)
+    D = tssa.gates(tssa.second_moments(w, Pi))                             # (B, K, p)
+    return (-w * Pi[..., None] * D[..., None, :]).transpose(1, 2)
+
+agree(step_by_step, tssa.fused_tssa, w, temp)
 
 # %% [markdown]
 # ## 9.5 Measured
