@@ -7,6 +7,8 @@ from pathlib import Path
 
 import nbformat
 
+from tssa_lib.train import SCENES
+
 REPO = Path(__file__).resolve().parents[1]
 RESULTS = REPO / "data" / "results"
 FROM_TO = ["a photo and its groups; notation; the map", "tokens → R(Z)", "R − R_c, the MCR² objective", "one gradient step → MSSA (CRATE), quadratic",
@@ -69,7 +71,7 @@ def measured() -> list[str]:
     return [
         "| what | figure | from |", "|---|---|---|",
         f"| numbered equations, of them checked at every run | {total}, {checked} | [EQUATIONS.md](notebooks/EQUATIONS.md) |",
-        f"| TSSA-YOLO11n on digit scenes of 128 px, 18 epochs from scratch, one seed | mAP50 {tssa[0]}, mAP50-95 {tssa[1]} in {tssa[2]} s "
+        f"| TSSA-YOLO11n on digit scenes of 128 px, {SCENES['epochs']} epochs from scratch, one seed | mAP50 {tssa[0]}, mAP50-95 {tssa[1]} in {tssa[2]} s "
         "| [lesson 11](notebooks/11_train_tssa_yolo.ipynb) |",
         f"| stock YOLO11n, the same scenes, epochs and seed | mAP50 {stock[0]}, mAP50-95 {stock[1]} in {stock[2]} s | the same |",
         f"| TSSA against softmax attention (SDPA), forward, width 128, {speed['threads']} CPU thread(s), load {speed['load']:.1f} "

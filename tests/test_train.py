@@ -195,11 +195,16 @@ def test_a_killed_training_resumes_with_nothing_lost(tiny, tmp_path):
 
     def look(history):
         if not started:
-            started["epoch"] = history.batches[0][0]
+            started["epoch"], started["threads"] = history.batches[0][0], torch.get_num_threads()
 
     with pytest.raises(ValueError, match="expected a new folder.*resume it"):
         train(tiny, folder=tmp_path / "run", quiet=True, **SHORT)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
     run = training.resume(tmp_path / "run", watch=look, quiet=True)
+    training.validate(YOLO(str(run.best)), tiny, imgsz=64)
+    assert started["threads"] == torch.get_num_threads() == threads + 1, "the caller's, which Ultralytics would change"
+    torch.set_num_threads(threads)
     assert 1 < started["epoch"] < 2, "the first epoch is not done again"
     assert [row["epoch"] for row in run.history] == [1, 2, 3]
     assert run.folder == tmp_path / "run" and run.best.is_file()

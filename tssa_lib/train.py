@@ -30,7 +30,7 @@ from ultralytics.utils.patches import imread
 # Digit scenes from scratch on a CPU, in minutes. Digits must not be mirrored, and scenes are small,
 # so mosaic and flips are off; `optimizer="auto"` would take a learning rate six times too low here.
 SCENES = dict(
-    imgsz=128, epochs=18, batch=8, nbs=8, optimizer="AdamW", lr0=0.004, lrf=0.05, momentum=0.9, warmup_epochs=1,
+    imgsz=128, epochs=15, batch=8, nbs=8, optimizer="AdamW", lr0=0.004, lrf=0.05, momentum=0.9, warmup_epochs=1,
     mosaic=0.0, fliplr=0.0, scale=0.2, translate=0.05, hsv_s=0.3, hsv_v=0.2,
     cache="ram", workers=0, plots=False, amp=False,
 )  # fmt: skip
@@ -205,7 +205,7 @@ def predict(model: YOLO, source: Any, **settings: Any) -> list:
         for file in sorted(path.iterdir()) if path and path.is_dir() else [path] if path else []:
             if file.suffix[1:].lower() in IMG_FORMATS and not _readable(file):
                 raise ValueError(f"expected an image that can be read, got {file}")
-    with _logging(quiet=not settings.get("verbose")):
+    with _logging(quiet=not settings.get("verbose")), _threads(model, "on_predict_start"):
         return model.predict(source, **{"verbose": False, "save": False, **settings})
 
 
@@ -216,7 +216,7 @@ def validate(model: YOLO, data: str | Path, **settings: Any) -> tuple[dict[str, 
     settings: any of Ultralytics' `val`, above all imgsz. Raises as `check_data` does.
     """
     place = dict(project=str(data_dir() / "runs"), name="val", exist_ok=True)
-    with _logging(quiet=True):
+    with _logging(quiet=True), _threads(model, "on_val_start"):
         described = check_data(data)
         found = model.val(data=described["yaml_file"], **{"plots": False, "verbose": False, "workers": 0, **place, **settings})
     return _scores(found)
@@ -316,11 +316,33 @@ def _run(model: YOLO, watch: Callable[[History], None] | None, **settings: Any) 
         model.add_callback("on_train_batch_end", on_batch)
         model.add_callback("on_fit_epoch_end", on_epoch)
     try:
-        metrics = model.train(**settings)
+        with _threads(model, *(() if several else ("on_train_start",))):
+            metrics = model.train(**settings)
     finally:
         for event, ours in (("on_train_batch_end", on_batch), ("on_fit_epoch_end", on_epoch)):
             model.callbacks[event] = [f for f in model.callbacks[event] if f is not ours]
     return Run(Path(model.trainer.save_dir), *_scores(metrics), time.perf_counter() - start)
+
+
+@contextlib.contextmanager
+def _threads(model: YOLO, *events: str) -> Iterator[None]:
+    """The caller's number of threads from these events on, and afterwards.
+
+    On the CPU, Ultralytics takes one thread less than there are cores: half of a machine with two.
+    """
+    threads = torch.get_num_threads()
+
+    def keep(_: Any) -> None:
+        torch.set_num_threads(threads)
+
+    for event in events:
+        model.add_callback(event, keep)
+    try:
+        yield
+    finally:
+        for event in events:
+            model.callbacks[event] = [f for f in model.callbacks[event] if f is not keep]
+        torch.set_num_threads(threads)
 
 
 def _scores(found: Any) -> tuple[dict[str, float], dict[str, float]]:

@@ -18,13 +18,13 @@
 # **Before this:** [lesson 7](07_the_layer.ipynb) (the layer). [Lesson 10](10_inside_yolo11.ipynb) explains the slot
 # in YOLO11 that the layer goes into; you can read it afterwards.
 #
-# **Time:** about 35 minutes to read, 400 seconds to run on two CPU cores, most of them two trainings.
+# **Time:** about 35 minutes to read, 300 seconds to run on two CPU cores, most of them two trainings.
 
 # %% [markdown]
 # ## 11.1 Set up
 #
 # Importing `tssa_lib.yolo` teaches Ultralytics our block and keeps Ultralytics off the network. This lesson has two
-# forms. The full form trains for 18 epochs. If the environment variable `TSSA_LESSON` is `short`, it trains for 3
+# forms. The full form trains for 15 epochs. If the environment variable `TSSA_LESSON` is `short`, it trains for 3
 # epochs on a quarter of the scenes: enough for `make test` to see every cell work and the loss fall, and far too little
 # for a good detector. What you see stored here is the full form.
 
@@ -228,13 +228,13 @@ exercise("11.2", answer_11_2)
 # The recipe is short. Digits must not be mirrored, so flips are off; the scenes are small, so pictures aren't combined
 # (`mosaic`). The optimiser is chosen by hand, on purpose: left to itself (`optimizer="auto"`), Ultralytics would take
 # AdamW with a learning rate of 0.002 · 5 / (4 + 10 classes), about 0.0007: right for many epochs on much data, and far
-# too low for eighteen epochs from random weights.
+# too low for fifteen epochs from random weights.
 
 # %%
 print(SCENES)
 
 # %% [markdown]
-# **Predict.** The scenes at this size give layer 10 just 4 × 4 = 16 tokens. How far will mAP50 get in eighteen epochs
+# **Predict.** The scenes at this size give layer 10 just 4 × 4 = 16 tokens. How far will mAP50 get in fifteen epochs
 # from random weights: about 0.3, 0.6 or 0.9? The curve below draws itself while the detector learns. On the left the
 # loss (boxes, classes and box edges, summed); on the right both mAPs after each epoch.
 
@@ -473,7 +473,7 @@ show(plots.bars(names, {"TSSA-YOLO11n": [run.metrics[n] for n in names], "stock 
 # difference between such bars (try `seed=1` in the recipe). And we have just seen that these data can't tell the blocks
 # apart: a digit is told by its own pixels, without the rest of the picture. What the figure does show: a detector with
 # TSSA learns this task with the same recipe in the same number of steps. A trial that can say more needs more seeds, a
-# control without mixing, and data where context matters.
+# control without mixing, and data where context matters: [lesson 10](10_inside_yolo11.ipynb) ends with one.
 #
 # ## 11.10 Export
 #
