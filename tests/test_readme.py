@@ -68,12 +68,29 @@ def measured() -> list[str]:
     def macs(block: str, size: int) -> float:
         return next(r["macs"] for r in places["rows"] if r["model"] == f"yolo11n-{block}-p3p4p5.yaml" and r["size"] == size) / 1e9
 
+    trial, alone = results("trial"), results("stock_vs_tssa")["rows"]
+
+    def tried(difficulty: str) -> str:
+        found = {r["block"]: r for r in trial["differences"]
+                 if (r["metric"], r["against"], r["difficulty"]) == ("mAP50", "none", difficulty)}
+        level = next(iter(found.values()))["level"]
+        return f"{level:.3f} without attention; " + ", ".join(
+            f"{block} {r['mean']:+.3f} [{r['low']:+.3f}, {r['high']:+.3f}]" for block, r in found.items())
+
+    def beside(what: str) -> str:
+        return ", ".join(f"{b[what] / a[what]:.2f}" for a, b in zip(alone[::2], alone[1::2]))
+
+    form = trial["form"]
     return [
         "| what | figure | from |", "|---|---|---|",
         f"| numbered equations, of them checked at every run | {total}, {checked} | [EQUATIONS.md](notebooks/EQUATIONS.md) |",
         f"| TSSA-YOLO11n on digit scenes of 128 px, {SCENES['epochs']} epochs from scratch, one seed | mAP50 {tssa[0]}, mAP50-95 {tssa[1]} in {tssa[2]} s "
         "| [lesson 11](notebooks/11_train_tssa_yolo.ipynb) |",
         f"| stock YOLO11n, the same scenes, epochs and seed | mAP50 {stock[0]}, mAP50-95 {stock[1]} in {stock[2]} s | the same |",
+        *(f"| the fair trial, {d}: mAP50 over {form['seeds']} seeds, {form['epochs']} epochs of {form['train']} scenes at {form['size']} px, "
+          f"difference from no attention and its 95 % interval | {tried(d)} | [trial.json](data/results/trial.json) |" for d in form["difficulties"]),
+        f"| TSSA-YOLO11n over YOLO11n, one picture at 640, 1,280, 1,920 px, {results('stock_vs_tssa')['threads']} CPU threads | time {beside('wall_ms')}; "
+        f"memory {beside('peak_mib')} | [stock_vs_tssa.json](data/results/stock_vs_tssa.json) |",
         f"| TSSA against softmax attention (SDPA), forward, width 128, {speed['threads']} CPU thread(s), load {speed['load']:.1f} "
         f"| {ratio(1600)}, {ratio(6400)}, {ratio(25600)} times as fast at 1,600, 6,400, 25,600 tokens | [linear_time.json](data/results/linear_time.json) |",
         f"| what our TSSA costs beyond its two linear maps, as a share of what the published order of operations costs | {overhead(400)}, {overhead(1600)}, "

@@ -113,3 +113,19 @@ def test_seeds_are_paired_by_number_and_the_verdict_follows_the_interval():
     assert table({"differences": [found]}).endswith("a difference")
     (back,) = compare([*rows[:5], row("tssa", 0, 0.5), row("tssa", 1, -0.3)])
     assert table({"differences": [back]}).endswith("no difference within the interval")
+
+
+def test_the_committed_trial_is_whole_and_says_what_lesson_10_says():
+    stored = json.loads((trial.RESULTS / "trial.json").read_text())
+    form, rows, other = stored["form"], stored["rows"], f"mAP50 at {stored['form']['other_size']} px"
+    assert len(rows) == form["seeds"] * 3 * len(BLOCKS) and form["seeds"] >= 5 and list(stored["blocks"]) == list(BLOCKS)
+    assert len({r["data"] for r in rows}) == 3 and stored["data"].keys() == set(form["difficulties"])
+    fresh = [d for m in ("mAP50", "mAP50-95", other) for against in ("none", "softmax", "tssa") for d in compare(rows, m, against)]
+    kept = {(d["metric"], d["against"], d["difficulty"], d["block"]): d for d in stored["differences"]}
+    for d in fresh:
+        assert kept[d["metric"], d["against"], d["difficulty"], d["block"]] == pytest.approx(d, rel=1e-6, abs=1e-9)
+    assert all(d["low"] < 0 < d["high"] for key, d in kept.items() if key[:2] == ("mAP50", "none")), "at the trained size, nothing"
+    assert all(d["low"] < 0 < d["high"] for key, d in kept.items() if key[0] == "mAP50" and key[1] == "tssa" and key[3] == "tssa improved")
+    assert kept[other, "tssa", "hard", "tssa improved"]["low"] > 0 and kept["mAP50", "none", "hard", "softmax"]["level"] < 0.1
+    mean = lambda metric, b, d: sum(r[metric] for r in rows if (r["asked"]["block"], r["asked"]["difficulty"]) == (b, d)) / form["seeds"]
+    assert all(mean(other, b, d) <= 0.68 * mean("mAP50", b, d) for b in BLOCKS for d in form["difficulties"]), "a third or more"
