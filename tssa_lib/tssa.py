@@ -52,7 +52,7 @@ def second_moments(w: Tensor, Pi: Tensor, mass: float = MASS) -> Tensor:
 
 
 def entropy(Pi: Tensor) -> Tensor:
-    """H(Π)/n, the mean entropy of a token's memberships in nats: 0 if hard, ln K if uniform. (…, K, N) → (…).
+    """H(Π)/n, a token's mean entropy in nats: 0 if hard, ln K if uniform (lesson 6, eq. 6.5). (…, K, N) → (…).
 
     >>> entropy(torch.full((2, 5), 0.5)) / torch.tensor(2.0).log()
     tensor(1.)
