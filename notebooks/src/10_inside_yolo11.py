@@ -614,8 +614,8 @@ for a, b in zip(alone[::2], alone[1::2]):                                  # sof
           f"and {b['peak_mib'] / a['peak_mib']:.2f} of the memory")
 
 # %% [markdown]
-# At P5 the attention is a small part of the network, so the two detectors take about the same time at 640 px, whatever their attention costs. The difference
-# grows with the picture. Memory is set by other maps until the tables of softmax attention outgrow them, here between 1,280 and 1,920 px: below that
+# At P5 the attention is a small part of the network, so the two detectors take about the same time at 640 px, whatever their attention costs. TSSA is a little
+# ahead at all three sizes, most at the largest. Memory is set by other maps until the tables of softmax attention outgrow them, here between 1,280 and 1,920 px: below that
 # the largest moment is in the second convolution, long before any attention, and what differs is how the allocator happened to lay things out.
 # That TSSA *can* go to P3 says nothing yet about whether it helps there, or anywhere: this is a question about accuracy, and it takes trained
 # detectors to answer.
@@ -733,12 +733,14 @@ for r in tried["differences"]:
 # - Ultralytics looks names up in its own file; a wrapper around `parse_model` that shows it the stock twin registers a block for every verb, without an edited package.
 # - All weights but queries and keys have a place; the result must be fine-tuned.
 # - At P5 the swap saves under one percent of parameters, and little time at 640 px. At P4 and P3 softmax attention soon needs gigabytes, TSSA needs next to nothing.
+# - In the fair trial at small scale, neither softmax attention nor TSSA differs from no attention within the intervals: larger pictures must decide.
 #
 # ## Sources
 #
 # - Ultralytics YOLO11, package `ultralytics` (AGPL-3.0): the network, `C2PSA`, `Attention`, the parser.
 # - Z. Wu, T. Ding, Y. Lu, D. Pai, J. Zhang, W. Wang, Y. Yu, Y. Ma, B. Haeffele, *Token Statistics Transformer: Linear-Time Attention via Variational Rate Reduction*, 2024.
 # - A. Vaswani et al., *Attention Is All You Need*, NeurIPS 2017.
+# - Student, *The Probable Error of a Mean*, Biometrika 6(1), 1908.
 # - C.-Y. Wang et al., *CSPNet: A New Backbone that can Enhance Learning Capability of CNN*, CVPR Workshops 2020 (half of the channels bypass the expensive part).
 #
 # [◀ previous](09_linear_time.ipynb) · [contents](00_start_here.ipynb) · [next ▶](11_train_tssa_yolo.ipynb)
