@@ -312,15 +312,9 @@ def _run(model: YOLO, watch: Callable[[History], None] | None, **settings: Any) 
             watch(history)
 
     several = len(str(settings.get("device") or "").strip("[]").split(",")) > 1
-    if watch is not None and not several:
-        model.add_callback("on_train_batch_end", on_batch)
-        model.add_callback("on_fit_epoch_end", on_epoch)
-    try:
-        with _threads(model, *(() if several else ("on_train_start",))):
-            metrics = model.train(**settings)
-    finally:
-        for event, ours in (("on_train_batch_end", on_batch), ("on_fit_epoch_end", on_epoch)):
-            model.callbacks[event] = [f for f in model.callbacks[event] if f is not ours]
+    watching = {"on_train_batch_end": on_batch, "on_fit_epoch_end": on_epoch} if watch is not None and not several else {}
+    with _callbacks(model, watching), _threads(model, *(() if several else ("on_train_start",))):
+        metrics = model.train(**settings)
     return Run(Path(model.trainer.save_dir), *_scores(metrics), time.perf_counter() - start)
 
 
@@ -335,14 +329,23 @@ def _threads(model: YOLO, *events: str) -> Iterator[None]:
     def keep(_: Any) -> None:
         torch.set_num_threads(threads)
 
-    for event in events:
-        model.add_callback(event, keep)
+    try:
+        with _callbacks(model, dict.fromkeys(events, keep)):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
+def _callbacks(model: YOLO, ours: dict[str, Callable[[Any], None]]) -> Iterator[None]:
+    """These callbacks by event, and no trace of them afterwards."""
+    for event, f in ours.items():
+        model.add_callback(event, f)
     try:
         yield
     finally:
-        for event in events:
-            model.callbacks[event] = [f for f in model.callbacks[event] if f is not keep]
-        torch.set_num_threads(threads)
+        for event, f in ours.items():
+            model.callbacks[event] = [g for g in model.callbacks[event] if g is not f]
 
 
 def _scores(found: Any) -> tuple[dict[str, float], dict[str, float]]:
