@@ -55,8 +55,23 @@ def test_train_is_the_customary_full_recipe(monkeypatch, capsys):
     monkeypatch.setattr(training, "full_recipe", lambda *a, **k: asked.update(k, a=a))
     monkeypatch.setattr(command, "_tell", lambda run: None)
     assert command.main(["train", "--data", "VOC.yaml", "--size", "s", "batch=16", "cos_lr=true", "device=0,1"]) == 0
-    assert asked["a"] == ("VOC.yaml", "s", "stock") and asked["batch"] == 16 and asked["cos_lr"] is True
-    assert command.main(["train", "--data", "VOC.yaml", "--weights", "none"]) == 0 and asked["a"] == ("VOC.yaml", "n", None)
+    assert asked["a"] == ("VOC.yaml",) and asked["weights"] == "yolo11s.pt" and asked["model"] == "yolo11s-tssa.yaml"
+    assert asked["batch"] == 16 and asked["cos_lr"] is True
+    words = ["train", "epochs=7", "--weights", "none", "imgsz=64", "--model", "yolo11n-tssa-p4p5.yaml", "--data", "VOC.yaml", "batch=2"]
+    assert command.main(words) == 0, "settings may stand anywhere"
+    assert asked["weights"] is None and asked["model"] == "yolo11n-tssa-p4p5.yaml"
+    assert (asked["epochs"], asked["imgsz"], asked["batch"]) == (7, 64, 2)
+    monkeypatch.setattr(training, "train", lambda *a, **k: asked.update(k, a=a))
+    assert command.main(["train", "--data", "my.yaml", "--recipe", "scenes"]) == 0 and asked["weights"] is None
+    assert command.main(["train", "--data", "my.yaml", "--recipe", "scenes", "--weights", "stock"]) == 0
+    assert asked["weights"] == "yolo11n.pt" and asked["epochs"] == training.SCENES["epochs"]
+
+
+def test_words_that_nobody_knows_end_with_the_usage(capsys):
+    for words in (["train", "--data", "VOC.yaml", "--fast"], ["resume", "run", "epochs=3"]):
+        with pytest.raises(SystemExit) as left:
+            command.main(words)
+        assert left.value.code == 2 and f"unrecognized arguments: {words[-1]}" in capsys.readouterr().err
 
 
 def test_the_help_shows_every_verb_and_examples(capsys):
@@ -73,6 +88,10 @@ def test_the_help_shows_every_verb_and_examples(capsys):
     (["train", "--data", "nowhere/my.yaml"], "expected a data YAML, found no file"),
     (["train", "--data", "VOC.yaml", "epcohs=3"], "got epcohs"),
     (["train", "--data", "VOC.yaml", "fast"], "expected settings as key=value, got fast"),
+    (["train", "--data", "VOC.yaml", "project=out", "name=one"], "expected --folder in place of name=…, --folder in place of project=…"),
+    (["train", "--data", str(Path(training.__file__).with_name("yolo11-tssa.yaml"))], "expected the keys train, val and names"),
+    (["predict", "--model", "yolo11n-tssa.yaml", "--source", "lost.png"], "expected a picture, found no file lost.png"),
+    (["export", "--model", "yolo11n-tssa.yaml", "--format", "rknn"], "expected an export format with float32"),
     (["resume", "nowhere"], "expected the checkpoint of an interrupted training"),
     (["val", "--model", "nowhere.pt", "--data", "VOC.yaml"], "nowhere.pt"),
 ])  # fmt: skip

@@ -47,6 +47,25 @@ def test_memberships_are_the_softmax_over_heads_of_energies():
         torch.testing.assert_close(tssa.memberships(w[None], temp, normalize).sum(1), torch.ones(1, N, dtype=torch.float64))
 
 
+def test_code_memberships_are_the_softmax_of_minus_half_the_code_lengths():
+    """Against lesson 5's code lengths, with equal memberships; the heads' frames span the space."""
+    d, c = K * p, 24.0
+    U = torch.linalg.qr(tokens(d, d))[0].unflatten(1, (K, p)).transpose(0, 1)  # (K, d, p)
+    x, equal = tokens(N, d) * torch.linspace(0.2, 2.0, d, dtype=torch.float64), torch.full((K, N), 1 / K, dtype=torch.float64)
+    lengths = rates.code_lengths(x, equal, U, d / c, corrected=True)
+    w = torch.einsum("nd,kdp->knp", x, U)
+    Pi = tssa.memberships(w, 0.7, "code", c)
+    torch.testing.assert_close(Pi, (-0.7 * lengths / 2).softmax(0), rtol=1e-12, atol=1e-12)  # over the heads
+    assert Pi.std() > 0.05 and torch.equal(tssa.memberships(w[:1], 1.0, "code"), torch.ones(1, N, dtype=torch.float64))
+    torch.testing.assert_close(tssa.memberships(w.repeat(1, 4, 1), 0.7, "code", c)[:, :N], Pi)  # four times the tokens
+    layer = float64_layer(normalize="code", c=c)
+    x = tokens(2, 20, C).requires_grad_()
+    assert torch.equal(layer(x), layer.straightforward(x)) and layer.statistics(x).Pi.std() > 0.01
+    compiled = torch.compile(layer, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), layer(x), rtol=1e-12, atol=1e-12)
+    assert torch.autograd.gradcheck(layer, x)
+
+
 def test_rms_memberships_do_not_depend_on_resolution():
     w = tokens(K, N, p)
     fine = w.repeat(1, 4, 1)  # every token four times: the same picture at twice the side

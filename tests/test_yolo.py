@@ -122,6 +122,64 @@ def test_the_yaml_hands_the_switches_on():
     assert (attn.num_heads, attn.normalize, attn.temp.mean().item()) == (8, "rms", 3.0)
 
 
+@pytest.mark.parametrize("fused", [False, True])
+def test_the_tied_block_is_minus_n_times_the_gradient(fused):
+    """Projection, batch norm's scales and shifts included, gates, and the transpose of it all as output map."""
+    torch.manual_seed(0)
+    attn = TSSAttention(32, 4, tied=True).double()
+    for norm in (attn.qkv.bn, attn.proj):
+        torch.nn.init.normal_(norm.weight)
+        torch.nn.init.normal_(norm.bias)
+    attn.qkv.bn.running_var.uniform_(0.5, 2)
+    attn.eval().requires_grad_(False)
+    if fused:
+        whole = yolo.YOLO("yolo11n-tssa.yaml").model
+        whole.model[10].m[0].attn = attn
+        attn = whole.fuse(verbose=False).model[10].m[0].attn
+        assert not hasattr(attn.qkv, "bn")
+    attn.proj, attn.pe = torch.nn.Identity(), torch.nn.Module()
+    attn.pe.forward = torch.zeros_like
+    x = torch.randn(1, 32, 4, 6, dtype=torch.float64).requires_grad_()
+    Pi = attn.statistics(x).Pi.detach()
+    n_k = Pi.sum(-1)
+    s = tssa.second_moments(attn.project(x), Pi)
+    rate = (n_k / 24 * torch.log1p(s).sum(-1)).sum() / 2  # lesson 5's variational rate, c = 1, n = 24
+    torch.testing.assert_close(attn(x), -24 * torch.autograd.grad(rate, x)[0], rtol=1e-7, atol=1e-7)
+
+
+def test_code_lengths_after_batch_norm_say_nothing():
+    """Equal moments everywhere: every head codes every token at the same length (lesson 10)."""
+    v = torch.randn(4, 32, 10, 10)
+    v = torch.nn.functional.batch_norm(v, None, None, training=True)
+    attn = TSSAttention(32, 4, normalize="code")
+    attn.qkv = torch.nn.Identity()
+    whole = v.transpose(0, 1).flatten(1)[None, :, None]  # the batch as one map, as batch norm saw it
+    assert (attn.statistics(whole).Pi - 0.25).abs().max() < 1e-4
+    scaled = whole * torch.linspace(0.3, 3, 32)[:, None, None]
+    assert attn.statistics(scaled).Pi.std() > 0.1, "scales that batch norm learns bring them back"
+
+
+@pytest.mark.parametrize("switches", [{"tied": True}, {"normalize": "code"}], ids=str)
+def test_every_switch_builds_carries_weights_and_fuses(switches):
+    torch.manual_seed(0)
+    stock = YOLO("yolo11n.yaml")
+    torch.manual_seed(0)
+    ours = YOLO("yolo11n-tssa.yaml")
+    ours.model = tasks.DetectionModel({**yolo.with_attention(("P5",), **switches), "scale": "n"}, verbose=False)
+    found, tied = yolo.load(ours, stock.model), switches.get("tied", False)
+    assert set(found.fresh) == {f"model.10.m.0.attn.{name}" for name in ("temp", *(("proj.weight", "proj.bias") if tied else ()))}
+    assert found.parameters == sum(p.numel() for p in ours.model.parameters()) - 2 - 256 * tied
+    attn = ours.model.model[10].m[0].attn
+    assert attn.tied == tied and attn.normalize == switches.get("normalize", "tokens")
+    want = outputs(ours.model, image())
+    fused = copy.deepcopy(ours.model).eval().fuse(verbose=False)
+    assert (outputs(fused, image()) - want).abs().max() < FUSED * want.abs().max()
+    half = copy.deepcopy(attn).eval().to(torch.bfloat16)(torch.rand(1, 128, 4, 4).to(torch.bfloat16))
+    assert half.dtype == torch.bfloat16 and half.isfinite().all()
+    attn.train()(torch.rand(2, 128, 4, 4)).square().sum().backward()
+    assert [n for n, p in attn.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
 def test_no_convolution_is_left_without_a_gradient(ours):
     block = copy.deepcopy(ours.model.model[10]).train()
     block(torch.rand(2, 256, 4, 4)).square().sum().backward()

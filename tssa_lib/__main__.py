@@ -22,7 +22,11 @@ examples:
 """
 
 
-def _settings(pairs: list[str]) -> dict[str, Any]:
+OPTIONS = {"data": "--data", "model": "--model", "source": "--source", "format": "--format"}  # not as key=value
+OF_TRAIN = {**OPTIONS, "project": "--folder", "name": "--folder", "exist_ok": "--folder"}
+
+
+def _settings(pairs: list[str], options: dict[str, str] = OPTIONS) -> dict[str, Any]:
     """key=value words as Ultralytics reads them: numbers, lists, true and none are what they look like."""
     from ultralytics.cfg import DEFAULT_CFG_DICT, parse_key_value_pair
 
@@ -33,7 +37,16 @@ def _settings(pairs: list[str]) -> dict[str, Any]:
     unknown = sorted(found.keys() - DEFAULT_CFG_DICT.keys())
     if unknown:
         raise ValueError(f"expected settings of Ultralytics (`python -m tssa_lib yolo cfg` lists them), got {', '.join(unknown)}")
+    taken = [f"{options[key]} in place of {key}=…" for key in found.keys() & options.keys()]
+    if taken:
+        raise ValueError(f"expected {', '.join(sorted(taken))}")
     return found
+
+
+def _data(given: argparse.Namespace) -> Any:
+    from tssa_lib import scenes
+
+    return scenes.make_scenes(progress=True) if given.data == "scenes" else given.data
 
 
 def _tell(run: Any) -> None:
@@ -45,16 +58,16 @@ def _tell(run: Any) -> None:
 
 
 def train(given: argparse.Namespace) -> None:
-    from tssa_lib import scenes, train as training
+    from tssa_lib import train as training
 
-    data = scenes.make_scenes(progress=True) if given.data == "scenes" else given.data
-    weights = None if given.weights == "none" else given.weights
-    settings = {"folder": given.folder, "drop_bad": given.drop_bad, **_settings(given.settings)}
-    if given.recipe == "scenes":
-        weights = None if weights == "stock" else weights  # its point is to start from nothing
-        _tell(training.train(data, f"yolo11{given.size}-tssa.yaml", weights=weights, **{**training.SCENES, **settings}))
+    settings = {"folder": given.folder, "drop_bad": given.drop_bad, **_settings(given.settings, OF_TRAIN)}
+    weights = given.weights or ("stock" if given.recipe == "full" else "none")
+    settings["weights"] = {"none": None, "stock": f"yolo11{given.size}.pt"}.get(weights, weights)
+    settings["model"] = given.model or f"yolo11{given.size}-tssa.yaml"
+    if given.recipe == "full":
+        _tell(training.full_recipe(_data(given), **settings))
     else:
-        _tell(training.full_recipe(data, given.size, weights, **settings))
+        _tell(training.train(_data(given), **{**training.SCENES, **settings}))
 
 
 def resume(given: argparse.Namespace) -> None:
@@ -66,7 +79,7 @@ def resume(given: argparse.Namespace) -> None:
 def val(given: argparse.Namespace) -> None:
     from tssa_lib.train import YOLO, validate
 
-    totals, per_class = validate(YOLO(given.model), given.data, **_settings(given.settings))
+    totals, per_class = validate(YOLO(given.model), _data(given), **_settings(given.settings))
     for name, value in {**totals, **{f"mAP50 of {c}": v for c, v in per_class.items()}}.items():
         print(f"{name:24} {value:.4f}")
 
@@ -113,8 +126,9 @@ def _parser() -> argparse.ArgumentParser:
     one = verb("train", train, "train on a data YAML, then say how good it is and where everything lies")
     one.add_argument("--data", required=True, help='data YAML (own, or "VOC.yaml", "coco8.yaml", …), or "scenes": the digit scenes of the lessons')
     one.add_argument("--size", choices="nsmlx", default="n", help="scale of the model, from nano to extra large (default: n)")
-    one.add_argument("--weights", default="stock", help="carried over before training: stock (yolo11<size>.pt, downloaded if need be), "
-                                                        "none, or a checkpoint (default: stock)")  # fmt: skip
+    one.add_argument("--model", help="model YAML, e.g. yolo11n-tssa-p4p5.yaml, or a checkpoint (default: yolo11<size>-tssa.yaml)")
+    one.add_argument("--weights", help="carried over before training: stock (yolo11<size>.pt, downloaded if need be), none, or a "
+                                       "checkpoint (default: stock; none for --recipe scenes)")  # fmt: skip
     one.add_argument("--recipe", choices=("full", "scenes"), default="full",
                      help="full: 300 epochs, 640 px, batch 64, SGD, mixed precision; scenes: a few epochs at 128 px, for the digit scenes")
     one.add_argument("--folder", help="where the run is written, new or empty (default: data/runs/train<number>)")
@@ -123,10 +137,10 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("run", help="its folder, or its last.pt")
     one = verb("val", val, "measure a checkpoint on the validation images of a data YAML")
     one.add_argument("--model", required=True, help="checkpoint, e.g. data/runs/train1/weights/best.pt")
-    one.add_argument("--data", required=True, help="data YAML")
+    one.add_argument("--data", required=True, help="data YAML, or \"scenes\"")
     one = verb("predict", predict, "detect objects in a picture or a folder, and draw the boxes")
     one.add_argument("--model", required=True, help="checkpoint")
-    one.add_argument("--source", required=True, help="picture, folder or video")
+    one.add_argument("--source", required=True, help="picture, folder, pattern, video or URL")
     one = verb("export", export, "write a checkpoint in another format")
     one.add_argument("--model", required=True, help="checkpoint")
     one.add_argument("--format", default="onnx", help="onnx, torchscript, openvino, … (default: onnx)")
@@ -139,10 +153,15 @@ def main(words: list[str] | None = None) -> int:
     if words[:1] == ["yolo"]:
         yolo(words[1:])
         return 0
-    given = _parser().parse_args(words)
+    parser = _parser()
+    given, rest = parser.parse_known_args(words)  # the rest: settings between and behind options
+    if rest and (not hasattr(given, "settings") or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
+        if rest:
+            given.settings += rest
         given.does(given)
-    except (ValueError, FileNotFoundError, TypeError, SyntaxError, RuntimeError) as error:  # what a user can mend
+    except (ValueError, OSError, ImportError, AssertionError, TypeError, SyntaxError, RuntimeError) as error:  # what a user can mend
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

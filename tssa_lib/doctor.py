@@ -114,7 +114,7 @@ def _offline() -> str:
         raise ValueError(f"expected YOLO_OFFLINE=true, got {os.environ.get('YOLO_OFFLINE')!r}")
     if getattr(sys.modules.get("ultralytics.utils"), "ONLINE", False):
         raise ValueError("expected tssa_lib to be imported before ultralytics, got ultralytics on-line")
-    return "Ultralytics stays off the network"
+    return "no telemetry, no version check"
 
 
 def _data() -> str:
@@ -145,10 +145,10 @@ def checks() -> list[Check]:
         ("torch with torchvision", _torch, "their versions must belong together: " + SET_UP),
         ("threads", _threads, "unset OMP_NUM_THREADS or lower it"),
         ("memory", _memory, "close other programs"),
-        ("disk", _disk, "free some disk: training writes under runs/"),
+        ("disk", _disk, "free some disk: training writes under data/runs/"),
         ("kernel", _kernel, "start jupyter from .venv (make lab), or remove the other kernel python3"),
         ("settings folder", _settings, "set YOLO_CONFIG_DIR to a folder of yours that can be written"),
-        ("off-line", _offline, "unless you want downloads: YOLO_OFFLINE=true, and import tssa_lib first in a new kernel"),
+        ("off-line", _offline, "set YOLO_OFFLINE=true (what you ask for by name still downloads), and import tssa_lib first in a new kernel"),
         ("digits and photographs", _data, SET_UP),
     ]
     return [_try(*probe) for probe in probes]

@@ -125,10 +125,9 @@ def train(
         model = model if isinstance(model, YOLO) else YOLO(str(model))
         if weights is not None:
             LOGGER.info(str(yolo.load(model, weights)))
-        if not drop_bad:
-            model.add_callback("on_pretrain_routine_end", _refuse_bad_images)
         place = dict(project=str(folder.parent), name=folder.name, exist_ok=True)
-        return _run(model, watch, data=described["yaml_file"], **place, **settings)
+        with _callbacks(model, {} if drop_bad else {"on_pretrain_routine_end": _refuse_bad_images}):
+            return _run(model, watch, data=described["yaml_file"], **place, **settings)
 
 
 def resume(run: Run | str | Path, watch: Callable[[History], None] | None = None, quiet: bool = False) -> Run:
@@ -149,19 +148,21 @@ def resume(run: Run | str | Path, watch: Callable[[History], None] | None = None
         return _run(model, watch, resume=str(last))
 
 
-def full_recipe(data: str | Path, size: str = "n", weights: str | Path | None = "stock", **settings: Any) -> Run:
+def full_recipe(data: str | Path, size: str = "n", weights: str | Path | None = "stock",
+                model: str | Path | YOLO | None = None, **settings: Any) -> Run:  # fmt: skip
     """The customary full training in one call: 300 epochs, 640 px, batch 64, mixed precision.
 
     It runs on all GPUs of the machine, or on the CPU. size: n, s, m, l or x (`scale` is a setting of
     Ultralytics, for augmentation); weights: "stock" carries over Ultralytics'
-    `yolo11<size>.pt` (downloaded when it isn't there), a path another checkpoint, None nothing.
-    settings override `FULL` and go to `train`.
+    `yolo11<size>.pt` (downloaded when it isn't there), a path another checkpoint, None nothing;
+    model: another model than `yolo11<size>-tssa.yaml`, e.g. "yolo11n-tssa-p4p5.yaml" or a plan of
+    one's own made with `yolo.with_attention`. settings override `FULL` and go to `train`.
     """
     if weights == "stock":
         weights = f"yolo11{size}.pt"
     gpus = torch.cuda.device_count()
     device = list(range(gpus)) if gpus else "cpu"
-    return train(data, f"yolo11{size}-tssa.yaml", weights=weights, **{"device": device, **FULL, **settings})
+    return train(data, model or f"yolo11{size}-tssa.yaml", weights=weights, **{"device": device, **FULL, **settings})
 
 
 def check_data(data: str | Path) -> dict[str, Any]:
@@ -194,15 +195,20 @@ def check_data(data: str | Path) -> dict[str, Any]:
 def predict(model: YOLO, source: Any, **settings: Any) -> list:
     """Detect objects: Ultralytics' `predict`, quiet, and with an error for images that can't be read.
 
-    source: a path, a folder, an array (H, W, 3) in BGR, or a list of them. One Results an image.
+    source: a path, a folder, an array (H, W, 3) in BGR, or a list of them; also a pattern ("*.png"), a
+    URL or whatever else Ultralytics takes. One Results an image. `FileNotFoundError`, `ValueError`: a
+    picture that isn't there, or can't be read.
 
     >>> import numpy as np
     >>> len(predict(YOLO("yolo11n-tssa.yaml"), np.zeros((64, 64, 3), np.uint8), imgsz=64))
     1
     """
-    for path in [source] if isinstance(source, (str, Path)) else source if isinstance(source, (list, tuple)) else []:
-        path = Path(path) if isinstance(path, (str, Path)) else None
-        for file in sorted(path.iterdir()) if path and path.is_dir() else [path] if path else []:
+    for path in source if isinstance(source, (list, tuple)) else [source]:
+        if not isinstance(path, (str, Path)) or "://" in str(path) or "*" in str(path):
+            continue
+        for file in sorted(Path(path).iterdir()) if Path(path).is_dir() else [Path(path)]:
+            if file.suffix[1:].lower() in IMG_FORMATS and not file.exists():
+                raise FileNotFoundError(f"expected a picture, found no file {file}")
             if file.suffix[1:].lower() in IMG_FORMATS and not _readable(file):
                 raise ValueError(f"expected an image that can be read, got {file}")
     with _logging(quiet=not settings.get("verbose")), _threads(model, "on_predict_start"):

@@ -43,9 +43,11 @@ BLOCKS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 SWITCHES = {  # one change at a time, for `--blocks`
     "tssa rms": ("C2TSSA", dict(normalize="rms")),
-    "tssa temp": ("C2TSSA", dict(normalize="rms", temp=4.0)),
+    "tssa rms temp": ("C2TSSA", dict(normalize="rms", temp=4.0)),  # beside "tssa rms": a temperature needs logits of fixed size
     "tssa heads 32": ("C2TSSA", dict(head_width=32)),
     "tssa heads 16": ("C2TSSA", dict(head_width=16)),
+    "tssa code": ("C2TSSA", dict(normalize="code")),
+    "tssa tied": ("C2TSSA", dict(tied=True)),
 }
 LEARNED = 0.05  # mAP50 below which a comparison says nothing
 DIFFICULTIES = ("easy", "hard", "context")
@@ -62,13 +64,13 @@ class Form:
     train: int  # scenes
     val: int
     size: int  # pixels, trained at
-    other_size: int  # pixels, validated at besides
+    other_sizes: tuple[int, ...]  # pixels, validated at besides
     difficulties: tuple[str, ...] = DIFFICULTIES
 
 
-FULL = Form("full", seeds=5, epochs=20, train=600, val=300, size=128, other_size=192)
-LAPTOP = Form("laptop", seeds=5, epochs=18, train=320, val=120, size=96, other_size=144)
-QUICK = Form("quick", seeds=2, epochs=8, train=128, val=48, size=96, other_size=128)
+FULL = Form("full", seeds=5, epochs=20, train=600, val=300, size=128, other_sizes=(192, 256))
+LAPTOP = Form("laptop", seeds=5, epochs=18, train=320, val=120, size=96, other_sizes=(128, 160, 192))
+QUICK = Form("quick", seeds=2, epochs=8, train=128, val=48, size=96, other_sizes=(128,))
 
 
 # --- data ---------------------------------------------------------------------------------------
@@ -81,7 +83,7 @@ def scenes(difficulty: str, form: Form, root: str | Path | None = None) -> Path:
     any other digit while a cue is somewhere in the picture, class 2 any other digit while there is none. Nobody can
     tell 1 from 2 by looking at the digit alone. `ValueError` for another difficulty.
 
-    >>> tiny = Form("tiny", 1, 1, train=4, val=2, size=64, other_size=96)
+    >>> tiny = Form("tiny", 1, 1, train=4, val=2, size=64, other_sizes=(96,))
     >>> scenes("context", tiny).parent.name[:7]
     'context'
     """
@@ -144,18 +146,24 @@ def one(block: str, difficulty: str, seed: int, form: Form, folder: Path, device
     run = train(data, model, folder=_fresh(folder / name), quiet=True, **settings)
     processor = time.process_time() - processor
     last = YOLO(str(run.last))  # the last epoch's, for all alike: choosing the best epoch would flatter
-    scores, _ = validate(last, data, imgsz=form.size, device=device)
-    elsewhere, _ = validate(last, data, imgsz=form.other_size, device=device)
+    square = {"rect": False, "device": device}  # Ultralytics else adds a border of half a stride: 16 tokens for the 9 trained with
+    scores, _ = validate(last, data, imgsz=form.size, **square)
+    elsewhere = {at_size(size): validate(last, data, imgsz=size, **square)[0]["mAP50"] for size in form.other_sizes}
     found = {
         "asked": asked, "mAP50": scores["mAP50"], "mAP50-95": scores["mAP50-95"], "seconds": round(run.seconds, 1),
         "processor seconds": round(processor, 1),
-        f"mAP50 at {form.other_size} px": elsewhere["mAP50"], "data": digest(data.parent),
+        **elsewhere, "data": digest(data.parent),
         "parameters": sum(p.numel() for p in last.model.parameters()), "flops": 2 * cost.macs,
     }  # fmt: skip
     partial = kept.with_suffix(".tmp")
     partial.write_text(json.dumps(found, indent=1) + "\n")
     partial.replace(kept)
     return found
+
+
+def at_size(pixels: int) -> str:
+    """The name of a metric: mAP50 on pictures of another size than the trained."""
+    return f"mAP50 at {pixels} px"
 
 
 def _fresh(folder: Path) -> Path:
@@ -239,8 +247,8 @@ def trial(form: Form, out: Path, folder: Path, blocks: Sequence[str] = tuple(BLO
     todo = [(b, d, s) for s in range(form.seeds) for d in form.difficulties for b in blocks]  # seed by seed: pairs first
     rows = list(tqdm(_all(todo, form, folder, device, workers), total=len(todo), desc=f"{form.name} trial", unit="training"))
     rows.sort(key=lambda r: todo.index((r["asked"]["block"], r["asked"]["difficulty"], r["asked"]["seed"])))
-    metrics = ("mAP50", "mAP50-95", f"mAP50 at {form.other_size} px", "seconds", "processor seconds")
-    pairs = [b for b in ("none", "softmax", "tssa") if b in blocks]
+    metrics = ("mAP50", "mAP50-95", *map(at_size, form.other_sizes), "seconds", "processor seconds")
+    pairs = [b for b in ("none", "softmax", "tssa", "tssa rms") if b in blocks]
     fixed = {"imgsz", "epochs"}  # which the form decides
     results = {
         **manifest(command), "gpu": torch.cuda.get_device_name() if device != "cpu" else None, "workers": workers,
@@ -276,23 +284,29 @@ def main(words: list[str] | None = None) -> None:
     sizes = parser.add_mutually_exclusive_group()
     sizes.add_argument("--quick", action="store_true", help="the rehearsal: two seeds, tiny scenes, eight epochs")
     sizes.add_argument("--laptop", action="store_true", help="five seeds, scenes and epochs for two CPU cores and an hour")
+    parser.add_argument("--switches", action="store_true", help="one change of TSSA at a time, in easy and hard, instead of the four blocks")
     parser.add_argument("--seeds", type=int, help="trainings of each block and difficulty (default: 5, with --quick: 2)")
     parser.add_argument("--epochs", type=int, help="of each training (default: 20, or what the form says)")
     parser.add_argument("--difficulties", nargs="+", choices=DIFFICULTIES, help="default: all three")
-    parser.add_argument("--blocks", nargs="+", choices=[*BLOCKS, *SWITCHES], default=list(BLOCKS), help="default: the four of the trial")
+    parser.add_argument("--blocks", nargs="+", choices=[*BLOCKS, *SWITCHES], help="default: the four of the trial")
     parser.add_argument("--device", default="0" if torch.cuda.is_available() else "cpu", help="cpu, or the number of a GPU")
     parser.add_argument("--workers", type=int, default=1, help="trainings at a time; they share PyTorch's threads (default: 1)")
     parser.add_argument("--folder", type=Path, help="where finished trainings are kept (default: data/runs/trial/<form>)")
-    parser.add_argument("--out", type=Path, help="the JSON (default: data/results/trial.json, quick: data/runs/trial/quick.json)")
+    parser.add_argument("--out", type=Path, help="the JSON (default: data/results/trial.json or switches.json, quick: data/runs/trial/quick.json)")
     given = parser.parse_args(words)
     if given.workers < 1:
         parser.error(f"expected --workers >= 1, got {given.workers}")
+    if given.seeds is not None and given.seeds < 2:
+        parser.error(f"expected --seeds >= 2, as differences are paired, got {given.seeds}")
     form = QUICK if given.quick else LAPTOP if given.laptop else FULL
+    if given.switches:
+        form = replace(form, difficulties=("easy", "hard"))
     asked = dict(seeds=given.seeds, epochs=given.epochs, difficulties=tuple(given.difficulties) if given.difficulties else None)
     form = replace(form, **{k: v for k, v in asked.items() if v})
     runs = data_dir() / "runs" / "trial"
-    out = given.out or (runs / "quick.json" if given.quick else RESULTS / "trial.json")
-    results = trial(form, out, given.folder or runs / form.name, given.blocks, given.device,
+    out = given.out or (runs / "quick.json" if given.quick else RESULTS / ("switches.json" if given.switches else "trial.json"))
+    blocks = given.blocks or ["none", "tssa", *SWITCHES, "tssa improved"] if given.switches else given.blocks or list(BLOCKS)
+    results = trial(form, out, given.folder or runs / form.name, blocks, given.device,
                     shlex.join(["python", "-m", "tssa_lib.trial", *words]), given.workers)  # fmt: skip
     print(f"mAP50 minus that of the block without attention, {form.seeds} seeds, 95 % intervals of paired differences\n{table(results)}")
     print(f"wrote {out}" + (" (a rehearsal: too small to decide anything)" if given.quick else ""))

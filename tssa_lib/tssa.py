@@ -20,26 +20,47 @@ from tssa_lib.fast import MASS, TINY, bare, eager, fast_tssa, fused_tssa
 
 
 # ---- the functional core ----------------------------------------------------------------------------
-def memberships(w: Tensor, temp: Tensor | float = 1.0, normalize: str = "tokens") -> Tensor:
+def memberships(w: Tensor, temp: Tensor | float = 1.0, normalize: str = "tokens", c: float = 1.0) -> Tensor:
     """Memberships Π: how much each token belongs to each head.
 
     Π_k = softmax_k(θ_k ‖U_kᵀz‖²) (lesson 6, eq. 6.1), with `normalize` saying which squares are summed:
     "none" the formula's own, θ = 1/(2η); "tokens" each coordinate divided by its sum of squares over the
-    tokens, as in the published layer; "rms" that times N/p, which does not depend on resolution.
+    tokens, as in the published layer; "rms" that times N/p, which does not depend on resolution. "code" takes
+    minus half the corrected code length in place of the energies (eq. 6.8), where the heads' frames together
+    span the space; its moments are those of equal memberships, and c is d/ε².
     w (…, K, N, p), temp θ: (K, 1) or a number → Pi (…, K, N), in float32 at least.
 
     >>> memberships(torch.ones(1, 2, 3, 4)).sum(1)
     tensor([[1., 1., 1.]])
     """
     w2 = _wide(w) ** 2                                                          # (…, K, N, p)
+    if normalize == "code":
+        return (-_code_lengths(w2, c) / 2 * temp).softmax(-2)
     if normalize != "none":
         w2 = w2 / w2.sum(-2, keepdim=True).clamp_min(TINY)                      # over the tokens
-    if normalize not in ("none", "tokens", "rms"):
-        raise ValueError(f'expected normalize "none", "tokens" or "rms", got {normalize!r}')
+    _known(normalize)
     logits = w2.sum(-1) * temp                                                  # (…, K, N)
     if normalize == "rms":
         logits = logits * (w.shape[-2] / w.shape[-1])
     return logits.softmax(-2)  # over the K heads: each token shares itself out
+
+
+def _code_lengths(w2: Tensor, c: float) -> Tensor:
+    """`rates.code_lengths`, corrected, from the squares in all frames alone. w2 (…, K, N, p) → (…, K, N)."""
+    s, own = w2.mean(-2), w2.sum(-1)                                            # (…, K, p), (…, K, N)
+    rest, q = own.sum(-2, keepdim=True) - own, (w2.shape[-3] - 1) * w2.shape[-1]  # off the frame, in q directions
+    rho = rest.mean(-1) / max(q, 1)                                             # (…, K)
+    within = (w2 @ (c / (1 + c * s))[..., None])[..., 0] + _constant(s, c).sum(-1)[..., None]
+    return within + (c / (1 + c * rho))[..., None] * rest + q * _constant(rho, c)[..., None]
+
+
+def _constant(s: Tensor, c: float) -> Tensor:
+    return torch.log1p(c * s) - c * s / (1 + c * s)
+
+
+def _known(normalize: str) -> None:
+    if normalize not in ("none", "tokens", "rms", "code"):
+        raise ValueError(f'expected normalize "none", "tokens", "rms" or "code", got {normalize!r}')
 
 
 def second_moments(w: Tensor, Pi: Tensor, mass: float = MASS) -> Tensor:
@@ -156,8 +177,7 @@ class TSSA(nn.Module):
         super().__init__()
         if dim < 1 or num_heads < 1 or dim % num_heads:
             raise ValueError(f"expected num_heads that divides dim, got dim={dim}, num_heads={num_heads}")
-        if normalize not in ("none", "tokens", "rms"):
-            raise ValueError(f'expected normalize "none", "tokens" or "rms", got {normalize!r}')
+        _known(normalize)
         self.dim, self.num_heads, self.normalize, self.tied = dim, num_heads, normalize, tied
         self.orthonormal, self.c, self.mass, self.detach_memberships = orthonormal, c, mass, detach_memberships
         self.qkv = nn.Linear(dim, dim, bias=qkv_bias)        # the published name; there is no q, k or v
@@ -186,7 +206,7 @@ class TSSA(nn.Module):
         if torch.compiler.is_compiling() or not (self.fast and eager(x)):       # first: it guards all that it sees
             return self.straightforward(x)
         qkv, last = self.qkv, getattr(self.to_out, "0", None)
-        plain = bare(qkv) and (self.tied or bare(last)) and not (self.training and self.attn_drop.p > 0)
+        plain = self.normalize != "code" and bare(qkv) and (self.tied or bare(last)) and not (self.training and self.attn_drop.p > 0)
         if not plain:
             return self.straightforward(x)
         x, W = self._checked(x), self.bases()
@@ -197,7 +217,7 @@ class TSSA(nn.Module):
 
     def straightforward(self, x: Tensor) -> Tensor:
         w = self.project(x)                                                     # (B, K, N, p)
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() and self.normalize != "code":
             y = fused_tssa(w.transpose(1, 2), self.temp, normalize=self.normalize, c=self.c, mass=self.mass,
                            frozen=self.detach_memberships, drop=self.attn_drop).flatten(2)  # (B, N, C)
         else:
@@ -211,7 +231,7 @@ class TSSA(nn.Module):
         return self._statistics(self.project(x))
 
     def _statistics(self, w: Tensor) -> Statistics:
-        Pi = memberships(w, self.temp, self.normalize)                          # (B, K, N)
+        Pi = memberships(w, self.temp, self.normalize, self.c)                  # (B, K, N)
         Pi = Pi.detach() if self.detach_memberships else Pi
         s = second_moments(w, Pi, self.mass)                                    # (B, K, p)
         return Statistics(Pi, s, gates(s, self.c))

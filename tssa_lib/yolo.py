@@ -34,7 +34,7 @@ from tssa_lib.tssa import TSSA
 SCALES = "nsmlx"
 NAMES = {"tssa": "C2TSSA", "psa": "C2PSA", "plain": "C2Plain"}  # in yolo11n-tssa.yaml, of the block
 AFTER = {"P3": 4, "P4": 6, "P5": 10}  # last row of each level in YOLO11's backbone; row 10 is the attention
-SWITCHES = ("e", "head_width", "normalize", "temp")  # of C2TSSA in a model YAML, in this order
+SWITCHES = ("e", "head_width", "normalize", "temp", "tied")  # of C2TSSA in a model YAML, in this order
 
 
 def _make_quiet() -> bool:
@@ -86,6 +86,8 @@ class TSSAttention(TSSA):
     The tokens are the N = H·W places of the map. As in `Attention`, the projections are 1x1
     convolutions with batch norm, and a depthwise 3x3 convolution of the projected map, `pe`, adds
     position; one projection `qkv` (the values) takes the place of queries, keys and values.
+    `tied` takes the projection's transpose as output map, batch norm's scales included (while training:
+    of its running statistics), and leaves of `proj` the batch norm.
 
     `ValueError` when num_heads doesn't divide dim, or normalize is unknown.
 
@@ -93,11 +95,12 @@ class TSSAttention(TSSA):
     torch.Size([1, 32, 4, 6])
     """
 
-    def __init__(self, dim: int, num_heads: int = 8, normalize: str = "tokens", temp: float = 1.0):
-        super().__init__(dim, num_heads, normalize=normalize, temp=temp)
+    def __init__(self, dim: int, num_heads: int = 8, normalize: str = "tokens", temp: float = 1.0,
+                 tied: bool = False):  # fmt: skip
+        super().__init__(dim, num_heads, normalize=normalize, temp=temp, tied=tied)
         del self.to_out, self.attn_drop  # `proj`, under its name in YOLO11, takes their place
         self.qkv = Conv(dim, dim, 1, act=False)
-        self.proj = Conv(dim, dim, 1, act=False)
+        self.proj = nn.BatchNorm2d(dim) if tied else Conv(dim, dim, 1, act=False)
         self.pe = Conv(dim, dim, 3, 1, g=dim, act=False)
 
     def project(self, x: Tensor) -> Tensor:
@@ -107,22 +110,30 @@ class TSSAttention(TSSA):
     def _tokens(self, v: Tensor) -> Tensor:
         return v.flatten(2).unflatten(1, (self.num_heads, -1)).transpose(-2, -1)  # (B, K, N, p)
 
+    def bases(self) -> Tensor:
+        """The projection [U_1ᵀ; …; U_Kᵀ] (C, C) in use, batch norm's scales included."""
+        W, norm = self.qkv.conv.weight[..., 0, 0], getattr(self.qkv, "bn", None)  # `fuse` takes the norm away
+        return W if norm is None else W * (norm.weight / (norm.running_var + norm.eps).sqrt())[:, None]
+
+    def _output(self, y: Tensor) -> Tensor:
+        return self.proj(nn.functional.conv2d(y, self.bases().mT[..., None, None]) if self.tied else y)
+
     def forward(self, x: Tensor) -> Tensor:
         v = self.qkv(x)  # (B, C, H, W)
-        if self.fast and eager(v):  # the same, in fewer passes
+        if self.fast and eager(v) and self.normalize != "code":  # the same, in fewer passes
             y = fast_tssa(v.flatten(2), self.temp, normalize=self.normalize)  # (B, C, N)
-            return self.proj(y.view(v.shape) + self.pe(v))
+            return self._output(y.view(v.shape) + self.pe(v))
         w = self._tokens(v)  # (B, K, N, p)
         Pi, _, D = self._statistics(w)  # (B, K, N), (B, K, p)
         y = -w * (Pi[..., None] * D[..., None, :]).to(w.dtype)  # (B, K, N, p)
-        return self.proj(y.transpose(-2, -1).reshape(v.shape) + self.pe(v))  # (B, C, H, W)
+        return self._output(y.transpose(-2, -1).reshape(v.shape) + self.pe(v))  # (B, C, H, W)
 
 
 class C2TSSA(C2PSA):
     """`C2PSA` with TSSA in place of softmax attention; half of the channels pass through it.
 
     c1 = c2 channels, n blocks, e the share of channels that the blocks see, head_width the width
-    of a head (one head when fewer channels are there), normalize and temp as in `TSSA`.
+    of a head (one head when fewer channels are there), normalize, temp and tied as in `TSSA`.
     `ValueError` for channels that don't agree, or that heads of this width don't divide.
 
     >>> C2TSSA(256, 256).eval()(torch.zeros(1, 256, 4, 4)).shape
@@ -130,12 +141,12 @@ class C2TSSA(C2PSA):
     """
 
     def __init__(self, c1: int, c2: int, n: int = 1, e: float = 0.5, head_width: int = 64,
-                 normalize: str = "tokens", temp: float = 1.0):  # fmt: skip
+                 normalize: str = "tokens", temp: float = 1.0, tied: bool = False):  # fmt: skip
         if c1 != c2:
             raise ValueError(f"expected as many output as input channels, got c1={c1}, c2={c2}")
         super().__init__(c1, c2, n, e)
         for block in self.m:
-            block.attn = TSSAttention(self.c, max(self.c // head_width, 1), normalize, temp)
+            block.attn = TSSAttention(self.c, max(self.c // head_width, 1), normalize, temp, tied)
 
 
 class Values(nn.Module):
@@ -236,7 +247,7 @@ def with_attention(places: Sequence[str] = ("P5",), block: str = "C2TSSA", **swi
     """The rows of a YOLO11 with attention at the end of several levels of its backbone, as a model dictionary.
 
     places: "P5" (stride 32, where YOLO11 has it), and "P4" (16) and "P3" (8) if wanted; block: "C2TSSA",
-    stock "C2PSA" or "C2Plain"; switches: `e`, `head_width`, `normalize` and `temp` of C2TSSA. By name the same is
+    stock "C2PSA" or "C2Plain"; switches: `e`, `head_width`, `normalize`, `temp` and `tied` of C2TSSA. By name the same is
     `YOLO("yolo11n-tssa-p4p5.yaml")`, `YOLO("yolo11n-psa-p3p4p5.yaml")`. With switches: add the key
     `scale`, or write the dictionary to a file like `yolo11n-mine.yaml`. `ValueError` for other places,
     blocks and switches.
@@ -318,12 +329,15 @@ def load(model: YOLO, weights: str | Path | nn.Module) -> Carried:
     attention's output is another function, so train it.
 
     weights: a checkpoint's path, or a model. `ValueError` for a checkpoint of another architecture
-    or scale (less than half of its parameters would fit), `TypeError` for a file that isn't one.
+    or scale (less than half of its parameters would fit) and for a file that isn't `.pt`, `TypeError`
+    for a `.pt` without a model.
 
     >>> stock, ours = YOLO("yolo11n.yaml"), YOLO("yolo11n-tssa.yaml")
     >>> load(ours, stock.model).fresh
     ('model.10.m.0.attn.temp',)
     """
+    if not isinstance(weights, nn.Module) and Path(weights).suffix != ".pt":
+        raise ValueError(f"expected a checkpoint (.pt) or a model, got {weights}")
     source = weights if isinstance(weights, nn.Module) else tasks.load_checkpoint(weights)[0]
     target = model.model
     if not isinstance(target, tasks.BaseModel) or not isinstance(source, tasks.BaseModel):
@@ -336,6 +350,7 @@ def load(model: YOLO, weights: str | Path | nn.Module) -> Carried:
             if _carry(block, theirs):
                 for inner in block.m if isinstance(ours, C2TSSA) else ():
                     del inner.attn.temp  # it has no counterpart: not counted, stays as it is in ours
+                    inner.attn.proj = nn.Identity() if inner.attn.tied else inner.attn.proj
                 fitted.model[i] = block
 
     own = target.state_dict()
@@ -380,6 +395,8 @@ def _carry(ours: C2PSA, theirs: C2PSA) -> bool:
         values = rows[:, 2 * stock.key_dim :].flatten()  # (C,), the value rows, head by head
         for name in [n for n in state if n.startswith(f"m.{j}.attn.qkv.") and state[n].ndim]:
             state[name] = state[name][values]
+    alone = tuple(f"m.{j}.attn.proj." for j, inner in enumerate(ours.m) if getattr(inner.attn, "tied", False))
+    state, own = ({k: v for k, v in d.items() if not k.startswith(alone)} for d in (state, own))
     fits = {k: v.shape for k, v in state.items()} == {k: v.shape for k, v in own.items() if ".temp" not in k}
     if fits:
         ours.load_state_dict(state, strict=False)

@@ -104,11 +104,11 @@ show(plots.points(six, [0, 0, 0, 1, 1, 1], names=NAMES, ellipses={"one-sigma ell
 # *(1.3) Checked. An ellipsoid has the volume of the unit ball times the root of a determinant — textbook geometry*
 #
 # The reason: the matrix $S^{1/2}$ maps the unit ball onto the ellipsoid, and a linear map multiplies volumes
-# by its determinant. The check measures the area of a fine polygon around the ellipse instead.
+# by its determinant. The check measures the area of a fine polygon in the ellipse and divides by the area π of the unit disc.
 
 # %%
 def polygon_area(corners):
-    """Area inside a closed polygon (M, 2): the shoelace formula, which knows nothing of determinants."""
+    """Area inside a closed polygon (M, 2): the shoelace formula, corner by corner."""
     x, y = corners.T
     return 0.5 * (x * y.roll(-1) - y * x.roll(-1)).sum().abs()
 
@@ -117,11 +117,13 @@ angle = torch.linspace(0, 2 * math.pi, 100_001)[:-1]
 circle = torch.stack([angle.cos(), angle.sin()], 1)                        # (M, 2)
 lam, V = torch.linalg.eigh(S)
 ellipse = (circle * lam.sqrt()) @ V.T                                      # points with xᵀS⁻¹x = 1
-check("1.3", polygon_area(ellipse) / polygon_area(circle), S.det().sqrt(), "area of the six tokens' ellipse", tol=DIFFERENCES)
+check("1.3", polygon_area(ellipse) / math.pi, S.det().sqrt(), "area of the six tokens' ellipse", tol=DIFFERENCES)
 
 # %% [markdown]
-# A received token is token plus error, so received tokens live in a slightly larger ellipsoid, that of
-# $S + \frac{\varepsilon^2}{d} I$. Divide its volume by that of one ball. The factor that appears,
+# A received token is token plus error, so the ellipsoid of received tokens is slightly larger, that of $S + \frac{\varepsilon^2}{d} I$.
+# Like the ball it is a one-sigma set: many tokens lie outside the ellipsoid, as many errors lie outside the ball. With two-sigma sets both
+# volumes grow by the factor $2^d$, so their quotient is the same. Divide the volume of the ellipsoid by that of one ball. The factor that
+# appears,
 # $c = d/\varepsilon^2$, is the inverse of the error variance of one coordinate; it stays with us through
 # the whole series.
 #
@@ -206,8 +208,8 @@ agree(my_coding_rate, rates.coding_rate, six, 0.1)
 print(f"six tokens at ε² = 0.1: {R:.3f} nats = {R / LN2:.3f} bits = {math.exp(R):.1f} balls")
 
 # %% [markdown]
-# So at this precision one of our tokens costs a little more than four bits: four yes/no questions tell you
-# where it is, to within a ball. It is the price of *one* token, on average; $n$ tokens cost $n$ times as much.
+# So at this precision one of our tokens costs a little more than four bits: four yes/no questions tell 16 places apart, and there are 19.
+# It is the price of *one* token, on average; $n$ tokens cost $n$ times as much.
 #
 # The precision is our choice, like the resolution of a microscope. It decides which spread counts as structure
 # and which as noise, and one value is kept throughout a comparison: here $\varepsilon^2 = 0.1$.
@@ -693,7 +695,7 @@ check_below("1.21", torch.cat([best, ours]), torch.cat([ours, best + extra]), "b
 # %% [markdown]
 # The gap matters where $\varepsilon^2$ is of the size of the variances, and vanishes for fine precision. Nothing later in the
 # series depends on $R$ being optimal; what is used is that it is a smooth, honest price with a closed form. But the
-# sentence "R is the rate–distortion function" is true only in the limit.
+# sentence "R is the rate–distortion function" is true only in the limit $\varepsilon \to 0$.
 
 # %%
 eps = torch.logspace(-3, 1, 80)

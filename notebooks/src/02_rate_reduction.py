@@ -248,8 +248,9 @@ check("2.8", torch.stack([reduce] * 2), witnesses(my_reduction), "autograd and d
 
 # %% [markdown]
 # Read (2.8) as two forces on a token. The first is the same matrix for everybody and pushes outward, most in the directions
-# where *all* tokens are thin. The second pulls inward, most in the directions in which the token's *own group* is thin. Along
-# its group's main axis the two nearly cancel; across it the pull wins.
+# where *all* tokens are thin. The second pulls inward, most in the directions in which the token's *own group* is thin. Across its group's
+# main axis the pull wins clearly. Along the axis both are weak and the push is the stronger one, if the groups are orthogonal by a factor
+# of about $n/n_k$: the token grows along it. Section 2.5 has to deal with that.
 #
 # **Exercise 2.2.** Write $\nabla R_c$ as a loop over the groups. Watch the constant in front.
 
@@ -280,7 +281,8 @@ exercise("2.2", answer_2_2)
 # %% [markdown]
 # ## 2.5 Why the length of the tokens must be fixed
 #
-# Can we simply maximise ΔR? Scale all tokens by $t$. By (1.10) each rate grows like its rank times $\ln t$, so
+# Can we simply maximise ΔR? Scale all tokens by $t$. By (1.13) longer tokens are tokens seen more finely, so by (1.10) each rate grows like
+# its rank times $\ln t$, and
 #
 # $$
 # \lim_{t \to \infty} \frac{\Delta R(tZ)}{\ln t} = \operatorname{rank} Z - \sum_{k=1}^{K} \frac{n_k}{n} \operatorname{rank} Z_k \tag{2.9}
@@ -288,9 +290,9 @@ exercise("2.2", answer_2_2)
 #
 # *(2.9) Checked. Growth of the rate reduction when tokens are scaled up, hard groups — this series*
 #
-# where $Z_k$ holds the tokens of group $k$. Groups that each fill the space have slope zero: ΔR *saturates*. Groups that lie in
-# subspaces have a positive slope: ΔR *diverges*. Once the groups are flat, making tokens longer is a cheap way to score without
-# arranging anything better.
+# where $Z_k$ holds the tokens of group $k$. Groups that each span all that the tokens span together have slope zero: ΔR *saturates*. As
+# soon as one group spans less, the slope is positive: ΔR *diverges*. Once groups are flat in different directions, making tokens longer is
+# a cheap way to score without arranging anything better.
 
 # %%
 Pi3 = torch.eye(3).repeat_interleave(20, 1)                                # (3, 60), hard, 20 tokens a group
@@ -307,7 +309,7 @@ ranks = [torch.linalg.matrix_rank(x) - torch.stack([torch.linalg.matrix_rank(x[i
 check("2.9", torch.stack([growth(filling), growth(lying)]), torch.stack(ranks), "slope from t = 1e5 to 1e6, against ranks", tol=LIMIT)
 
 # %% [markdown]
-# **Predict:** in the left picture, token c (or f) is moved over to the other group by shares; in the right picture all tokens
+# **Predict:** in the left picture, a growing share of token c (or f) is moved to the other group; in the right picture all tokens
 # are scaled up. What shape do the curves have?
 #
 # <details><summary>Answer</summary>
@@ -527,7 +529,9 @@ def my_maximum(d, K, eps2):
 cases = [(3, 3), (6, 3), (6, 2), (12, 4)]
 reached = torch.stack([my_reduction(*best_arrangement(d, K), 0.1) for d, K in cases])
 closed = torch.tensor([my_maximum(d, K, 0.1) for d, K in cases])
-check("2.17", closed, reached, "closed form, against orthogonal round groups")
+others = [my_reduction(normalize(torch.randn(2 * d, d), dim=1), best_arrangement(d, K)[1], 0.1) for d, K in cases for _ in range(50)]
+check_below("2.17", torch.stack(others), closed.repeat_interleave(50), "random unit tokens; equality for orthogonal round groups",
+            equal=(reached, closed))
 agree(my_maximum, rates.max_rate_reduction, 6, 3, 0.1)
 
 # %% [markdown]
@@ -585,7 +589,7 @@ check_below("2.18", torch.stack([-ends[:, 0], ends[:, 1]]), torch.tensor([[alpha
 # %% [markdown]
 # A group is a coding rate in the variables $Z\operatorname{Diag}(\pi_k)^{1/2}$, so the same bound applies to it with the factor $\pi_{jk}$;
 # the shares of a token sum to one, and the group sizes cancel as they did in the gradient. So $\nabla^2 R_c$ lies between $-\frac{c}{8n}$ and
-# $\frac{c}{n}$, like $\nabla^2 R$, and their difference can be no larger than the worst of one minus the worst of the other.
+# $\frac{c}{n}$, like $\nabla^2 R$, and the eigenvalues of their difference are at most the largest of the one minus the smallest of the other.
 #
 # $$
 # -\frac{9c}{8n} \le \text{eigenvalues of } \nabla^2 \Delta R(Z) \le \frac{9c}{8n} \tag{2.19}
@@ -761,7 +765,9 @@ for name, P in (("true labels", member), ("shuffled labels", hat)):
 # The true groups save a lot, random groups of the same size almost nothing: digits do lie in pieces of lower dimension. Now let a small
 # network move them. It maps each image to a unit vector in ten dimensions, and its only objective is to maximise ΔR of the training
 # digits, with the labels as hard memberships. No cross-entropy, no classifier. We use Adam (the tokens are no longer free, so the safe step
-# doesn't apply), and $\varepsilon^2 = 0.5$, as in the published code of MCR².
+# doesn't apply), and $\varepsilon^2 = 0.5$, as in the published code of MCR². Beware of lesson 1's trap: the features have $d = 10$ and $c
+# = 20$, the pixels $d = 64$ and $c = 128$. So the numbers below must not be compared with those above, but with the raw pixels at the same
+# $c = 20$, which the first line gives.
 
 # %%
 net = torch.nn.Sequential(torch.nn.Linear(64, 128), torch.nn.ReLU(), torch.nn.Linear(128, 10))
@@ -775,6 +781,7 @@ after = features(images).detach()                                          # (N,
 
 # %%
 ceiling = rates.max_rate_reduction(10, 10, 0.5)
+print(f"raw pixels at c = 20: ΔR = {rates.rate_reduction(pixels, member, 64 / 20):.2f} nats")
 for name, part in (("training", train), ("test", test)):
     then, now = (rates.rate_reduction(z[part], member[:, part], 0.5) for z in (before, after))
     print(f"{name} digits: ΔR from {then:.1f} to {now:.1f} nats, closed-form maximum {ceiling:.1f}")
@@ -817,9 +824,10 @@ for name, z, width in (("raw pixels, a line a class", pixels, 1), ("raw pixels, 
 # - $R_c$ prices each group with its own code; $\Delta R = R - R_c \ge 0$ is what knowing the groups saves.
 # - $R_c$ is concave in $\Pi$, so hard memberships are never beaten; soft ones are there to have gradients.
 # - In the gradient the group sizes cancel: expand the whole, compress each group, every token with weight $1/n$.
-# - Tokens must have a fixed length. Otherwise ΔR saturates, or grows without bound once the groups are flat.
+# - Tokens must have a fixed length. Otherwise ΔR saturates, or grows without bound once a group spans less than the whole.
 # - The best arrangement: orthogonal groups, each evenly spread over its dimensions; its ΔR is known in closed form.
-# - A step of $8n/(9c)$ followed by renormalisation never lowers ΔR. On the sphere it reaches the maximum.
+# - A step of $8n/(9c)$ followed by renormalisation never lowers ΔR. From random tokens on the sphere it reached the maximum here; from
+#   identical groups it never moves.
 #
 # ## Sources
 #

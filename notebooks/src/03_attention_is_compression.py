@@ -109,7 +109,7 @@ def numerically(f, x, h=1e-5):
     return torch.stack([(f(x + s) - f(x - s)) / (2 * h) for s in steps]).reshape(x.shape)
 
 # %% [markdown]
-# That function knows nothing of determinants; it only evaluates the rate. PyTorch's automatic derivative is the second witness.
+# That function knows nothing of (3.2); it only needs values of the rate. PyTorch's automatic derivative is the second witness.
 
 # %%
 rate = lambda x: rates.subspace_rate(x, planes, 0.3)
@@ -212,7 +212,7 @@ check("3.6", along(exact - approx) / along(exact), (beta * sigma ** 2) ** 2, "si
 # <details><summary>Answer</summary>
 #
 # Coordinate 1 has $1 - x = -0.22$: it is stretched, against all intentions. Coordinate 2 has $1 - x = 0.34$ and
-# shrinks, a little less than the exact $1/(1+x) = 0.60$ asks for. One gradient, two directions, one of them wrong.
+# shrinks, a little more than half as fast as the exact $1/(1+x) = 0.60$ asks for. One gradient, two directions, one of them wrong.
 #
 # </details>
 
@@ -258,7 +258,7 @@ exercise("3.1", answer_3_1)
 # ## 3.4 Second approximation: similarities become a softmax
 #
 # In $w_k(I - \beta G_k)$ each token gives away a combination of the others, weighted by similarity. The second
-# idea is to turn the similarities of token $j$ into *memberships*: positive numbers that add up to one. The
+# idea is to turn the similarities of token $j$ into *weights*: positive numbers that add up to one (over tokens, not over groups as in $\Pi$). The
 # softmax does that, column by column.
 #
 # $$
@@ -380,7 +380,7 @@ check("3.10", gap, torch.stack([U.shape[1] - len(U) * U.shape[2] + c for U, c in
 print(f"4 random frames of width 32 in 128 dimensions: relative error {(gap[-1] / 128).sqrt():.2f}")
 
 # %% [markdown]
-# Frames that know nothing of each other are far off: the error is nearly as large as the space. In this lesson we keep
+# Frames that know nothing of each other are far off: the error is nearly as large as the identity itself. In this lesson we keep
 # them mutually orthogonal, with $Kp = d$, unless we say otherwise. Then the first and third approximations together give, with $\gamma = \tau\beta$
 # for the step size,
 #
@@ -450,12 +450,13 @@ for ax, name in zip(panels, ("exact", "1 difference", "3 filled space", "4 as bu
     ax.set(xlim=(-4, 4), ylim=(-2.8, 2.8), aspect="equal"), ax.get_legend().remove()
 sideways = {name: (move * six)[:, 0].sum().item() for name, move in moves.items()}
 show(fig, alt="Four panels with the six tokens and an arrow from each. Exact: all arrows point towards the origin. Difference: "
-              "arrows of a, b, c point outward. Softmax and filled space: towards the origin again. As built: away from it",
+              "arrows of a, b, c point outward. Filled space: all but c come closer to the origin again. As built: away from it",
      digest="push along coordinate 1, outward positive: " + ", ".join(f"{v:+.1f} ({k})" for k, v in sideways.items()))
 
 # %% [markdown]
 # The exact step pulls everything in. The difference pushes a, b, c *outward*, as
-# predicted. The softmax repairs it, because its weighted mean is bounded by (3.8). And the layer as built,
+# predicted. The softmax repairs it on the whole, because its weighted mean is bounded by (3.8); only c, whose likes lie farther out, still
+# moves outward. (Stage 2 is not drawn: these two frames fill the plane, so it equals stage 3.) And the layer as built,
 # which adds the mean instead of moving towards it, pushes everything outward. We come back to that in 3.8.
 #
 # **Exercise 3.2.** Write one head of (3.12) without looking up: tokens of the head as rows, `w` of shape (n, p),
@@ -660,28 +661,28 @@ for X, U in pairs:
 check("3.16", torch.stack(slopes), torch.stack(sums), "derivative along Z, against singular values")
 
 # %% [markdown]
-# Second, MSSA never points inward. With $m_k$ the mean token of head $k$,
+# Second, MSSA taken over all tokens together never points inward (a single token may). With $m_k$ the mean token of head $k$,
 #
 # $$
 # \left\langle Z,\, \operatorname{MSSA}(Z) \right\rangle \ge n \sum_{k=1}^{K} \|m_k\|^2 \ge 0, \qquad m_k = \frac1n \sum_{j=1}^{n} U_k^\top z_j \tag{3.17}
 # $$
 #
-# *(3.17) Checked. MSSA has a non-negative component along the tokens; equality when all tokens are equal — this series*
+# *(3.17) Checked. MSSA has a non-negative component along Z as a whole; equality when all tokens are equal — this series*
 #
 # *Proof.* For one head, the function $L(y) = \ln \sum_i \exp(y^\top U_k^\top z_i)$ is convex, and its gradient at
 # $y = U_k^\top z_j$ is exactly the head's output for token $j$; at $y = 0$ it is the plain mean $m_k$. The
 # gradient of a convex function is monotone: $(\nabla L(y) - \nabla L(0))^\top y \ge 0$, so output times
 # token is at least $m_k^\top y$. Sum over all tokens and heads. ∎
 #
-# Hence $\|Z + \gamma \operatorname{MSSA}(Z)\|^2 \ge \|Z\|^2 + \gamma^2\|\operatorname{MSSA}(Z)\|^2$: the layer without shrinking
-# makes the tokens longer, for every basis and every input, orthogonal subspaces or not.
+# Hence $\|Z + \gamma \operatorname{MSSA}(Z)\|^2 \ge \|Z\|^2 + \gamma^2\|\operatorname{MSSA}(Z)\|^2$: for $\gamma > 0$ the layer without
+# shrinking makes the sum of squared lengths grow, for every basis and every input, orthogonal subspaces or not.
 
 # %%
 draws = (torch.randn(200, 9, 6) + torch.randn(200, 1, 6)) * torch.logspace(-1, 1, 200)[:, None, None]
-inward = lambda x: (x * attention.mssa(x, planes)).sum((-2, -1))
+outward = lambda x: (x * attention.mssa(x, planes)).sum((-2, -1))
 means = lambda x: x.shape[-2] * torch.einsum("...nd,kdp->...knp", x, planes).mean(-2).square().sum((-2, -1))
 equal_tokens = nine[:1].expand(9, 6)
-check_below("3.17", means(draws), inward(draws), "200 sets of tokens", equal=(means(equal_tokens), inward(equal_tokens)))
+check_below("3.17", means(draws), outward(draws), "200 sets of tokens", equal=(means(equal_tokens), outward(equal_tokens)))
 
 # %% [markdown]
 # For mutually orthogonal heads of width one this is a proof that MSSA is an ascent direction of $R^c$, since there the exact
@@ -712,7 +713,7 @@ along_mssa = (rates.subspace_rate_grad(twins, one_head, 0.01) * attention.mssa(t
 print(f"slope of the rate along MSSA for sixteen pairs: {along_mssa:+.1f}")
 
 # %% [markdown]
-# So neither "MSSA descends" nor "MSSA ascends" is a theorem; outward it points always, by (3.17), and uphill in all random
+# So neither "MSSA descends" nor "MSSA ascends" is a theorem; outward it points always, on the whole, by (3.17), and uphill in all random
 # draws. The third line of the count is the way out that the layer itself takes. Before each layer stands a LayerNorm, which sets the
 # length of all tokens anew. If length is taken out of the comparison, the layer as built does compress, by a little on
 # random tokens and by a good deal on those of a photo:
@@ -736,8 +737,8 @@ show(fig, alt="Rate against step size: the exact and the derived step fall, the 
 # So here is what may be said. "MSSA is a descent step on the compression rate" holds for the form (3.13), or up to the length
 # of the tokens. It does not hold for $Z + \operatorname{MSSA}(Z)$ as it stands, and in the layer with a *free* output
 # matrix nothing fixes even the sign: training decides. Hu et al. 2024 study such deviations in trained models. Lesson 5 will meet
-# the same question again, with a better answer: TSSA has a minus sign that survives, and a step size that can be
-# proved.
+# the same question again, with a better answer: TSSA keeps its minus sign, and as long as its output map is tied and $\Pi$ is held fixed, a
+# step size can be proved. (With a free output map its sign is free too: lesson 7.)
 #
 # **Exercise 3.3.** One token and one head of width one ($n = p = d = K = 1$, $U = 1$, token $z$). Return a tensor with two
 # numbers: the rate $R^c$ after the derived update (3.13) with $\gamma = \frac12$, and after $z + \frac12 \operatorname{MSSA}(z)$.
@@ -766,7 +767,8 @@ exercise("3.3", answer_3_3)
 # ## 3.9 The other half of the block: ISTA
 #
 # CRATE maximises the *sparse* rate reduction: $R(Z) - R^c(Z)$ minus a price $\lambda$ on the number of non-zero
-# coordinates. Attention does the $R^c$ part. The rest, spread out and be sparse, replaces the MLP of
+# coordinates. Attention does the $R^c$ part. The other two aims, a large $R(Z)$ and few non-zero coordinates, are left to a second step,
+# which replaces the MLP of
 # a Transformer. A rotation leaves $R$ unchanged (lesson 1), so look for sparse coordinates $A$ of the tokens in a
 # rotated frame, a learned *dictionary* $Q$ ($d \times d$) that is nearly orthogonal:
 #
@@ -951,7 +953,8 @@ exercise("3.4", answer_3_4)
 #   error bound (it is right to first order for small similarities of centred tokens), but it is bounded and repairs the flip; the third needs orthogonal subspaces
 #   that fill the space; the fourth drops the shrinking.
 # - MSSA is textbook attention with one matrix for queries, keys, values and (transposed) output.
-# - MSSA alone points outward, always, and uphill on the rate in every random draw (a constructed exception exists); $(1-\gamma)Z + \gamma\operatorname{MSSA}(Z)$
+# - MSSA alone points outward, always (over all tokens together), and uphill on the rate in every random draw (a constructed exception
+#   exists); $(1-\gamma)Z + \gamma\operatorname{MSSA}(Z)$
 #   lowers the rate in all of them, and the layer as built in nearly all, once the length of tokens is taken out.
 # - The quadratic bill belongs to the softmax, not to compression.
 #

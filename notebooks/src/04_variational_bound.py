@@ -314,7 +314,9 @@ check("4.12", torch.stack([entropies, divergence, -0.5 * torch.linalg.slogdet(co
 #
 # *(4.13) Checked. Variational rate = compression rate + total correlation of the groups — this series · `rates.variational_rate`*
 #
-# Here $\operatorname{TC}_k$ is the total correlation of group $k$ in its basis $U_k$, with $1 \le i \le d$: complete bases. The loss is zero exactly if every $U_k$ diagonalises its group's second moment. (A caution: tokens need not be Gaussian. $\operatorname{TC}_k$ belongs to the Gaussian with the group's second moment, because $R_c$ is the rate of a Gaussian code.)
+# Here $\operatorname{TC}_k$ is the total correlation of group $k$ in its basis $U_k$, and the bases are complete ($p = d$). The loss is
+# zero exactly if every $U_k$ diagonalises its group's second moment. (A caution: tokens need not be Gaussian. $\operatorname{TC}_k$ belongs
+# to the Gaussian with the group's second moment, because $R_c$ is the rate of a Gaussian code.)
 
 # %%
 tokens = torch.randn(20, 40, 5) @ torch.randn(20, 5, 5)          # (20, N, d) correlated tokens
@@ -486,13 +488,17 @@ check("4.16", torch.stack([auto, central(lambda a: turned(a, M5), A.detach())]),
       "autograd and central differences against the formula", tol=DIFFERENCES)
 
 # %% [markdown]
-# A place where no rotation changes anything to first order has, for every pair, either $m_{ij} = 0$ or $f'(m_{ii}) = f'(m_{jj})$. For strictly concave $f$ the latter means equal diagonal entries $m_{ii} = m_{jj}$. If all pairs are of the first kind, the matrix is diagonal and the bound is reached. If some pair is of the second kind, turn its plane: the two entries become $m_{ii} \pm m_{ij}\sin 2a$. They move apart with the same mean, and strict concavity does the rest.
+# A place where no rotation changes anything to first order has, for every pair, either $m_{ij} = 0$ or $f'(m_{ii}) = f'(m_{jj})$. For
+# strictly concave $f$ the latter means equal diagonal entries $m_{ii} = m_{jj}$. If all pairs are of the first kind, the matrix is diagonal
+# and the bound is reached. If not, some pair with $m_{ij} \ne 0$ is of the second kind. Turn its plane: the two entries become $m_{ii} \pm
+# m_{ij}\sin 2a$. They move apart with the same mean, and strict concavity does the rest.
 #
 # $$
 # f(m_{ii} + m_{ij} \sin 2a) + f(m_{ii} - m_{ij} \sin 2a) \;\le\; 2\, f(m_{ii}) \tag{4.17}
 # $$
 #
-# *(4.17) Checked. At equal diagonal entries every rotation goes down, so no stationary point but the best is a minimum — this series*
+# *(4.17) Checked. At equal diagonal entries no rotation goes up, and a small one goes down if the off-diagonal entry is not zero; so no
+# stationary point but the best is a minimum — this series*
 
 # %%
 level, link, turn_by = 1 + torch.rand(200), 0.1 + 0.8 * torch.rand(200), 0.2 + torch.rand(200)
@@ -527,7 +533,9 @@ reached = torch.stack([f(turn(m, 0, 1, jacobi_angle(m, 0, 1)).diagonal()).sum() 
 check("4.18", reached, torch.linalg.slogdet(torch.eye(2) + c * M2)[1], "bound at Jacobi's angle against logdet(I + cM)")
 
 # %% [markdown]
-# On real data: the 4 × 4 patches of a photograph of a flower, 16 grey levels each. Neighbouring pixels are alike, so coding each pixel alone wastes bits. Dividing the grey levels (0 to 255) by 16 lets us keep $c = 10$: it then stands for noise of about 5 grey levels on each pixel. We start from the pixels themselves and from three random bases.
+# On real data: the 4 × 4 patches of a photograph of a flower, each a vector of 16 grey values. Neighbouring pixels are alike, so coding
+# each pixel alone wastes bits. Dividing the grey levels (0 to 255) by 16 lets us keep $c = 10$: it then stands for noise of about 5 grey
+# levels on each pixel. We start from the pixels themselves and from three random bases.
 
 # %%
 image = photos.sample("flower", 240).mean(-1, keepdims=True)   # (H, W, 1) grey levels
@@ -857,7 +865,10 @@ exercise("4.4", answer_4_4)
 # %% [markdown]
 # ### The same code on a layer's worth of tokens
 #
-# Now at the size of a feature map: 400 patches of the flower photo, 192 numbers each, mapped to a width of 128 as a first layer would do, in four groups. First complete bases, the groups' own eigenvectors and random ones; then $p = 32$, as four heads would share a width of 128: blocks of one random orthogonal matrix.
+# Now at the size of a feature map: 400 patches of the flower photo, 192 numbers each, mapped to a width of 128 as a first layer would do,
+# in four groups. (`tssa.memberships` gives each token to the groups by a softmax of its energies in their heads; lesson 6 derives it. Any
+# memberships would do here.) First complete bases, the groups' own eigenvectors and random ones; then $p = 32$, as four heads would share a
+# width of 128: blocks of one random orthogonal matrix.
 
 # %%
 crop = photos.sample("flower", 480)[80:240, 160:320]
@@ -901,7 +912,8 @@ print("corrected, 4 heads of 32       ", bits(rates.variational_rate(x, Pi4, hea
 #
 # *(4.30) Checked. Perfect clusters score less than no clusters at all — this series*
 #
-# The last logarithm is positive whenever $p < d$. **No clusters beat perfect clusters**, for every $c$. With the correction, even tokens score 0, and perfect clusters keep their score, because a group that lies in its block has $\rho_k = 0$.
+# The last logarithm is positive whenever $p < d$. **Having no clusters at all scores higher than perfect clusters**, for every $c$. With
+# the correction, even tokens score 0, and perfect clusters keep their score, because a group that lies in its block has $\rho_k = 0$.
 
 # %%
 shapes = [(16, 4, 0.1), (8, 2, 0.1), (12, 3, 0.5)]      # d, K, ε²

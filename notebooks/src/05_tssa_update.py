@@ -142,7 +142,8 @@ check("5.4", tssa.gates(s, 4.0), autograd(lambda s: torch.log1p(4 * s).sum(), s)
 # %% [markdown]
 # What does a gate do? Its value $c/(1+cs)$ falls as the second moment grows. A coordinate in which the group is strong is left almost alone; one in which it is weak gets the full pull towards zero.
 #
-# *Predict:* for a step $-\frac1c D_k$, by which factor is a coordinate multiplied if its second moment is $s=0$? If $s=1/c$? If $s\gg1/c$?
+# *Predict:* a token that belongs wholly to the group takes the step $-tD_k$ with $t=1/c$. By which factor is a coordinate multiplied if its
+# second moment is $s=0$? If $s=1/c$? If $s\gg1/c$?
 #
 # <details><summary>Answer</summary>
 #
@@ -270,7 +271,9 @@ print("A_a =", [[round(v, 3) for v in r] for r in A[0].tolist()])
 #
 # *(5.9) Checked. The step lowers the rate by at least this much — this series*
 #
-# Here $\lVert A_j\rVert$ is the largest eigenvalue. The last term is never negative, so the rate cannot rise. "Separates over the tokens" is the reason why linear time suffices: once the $K\cdot p$ gates are known, every token has a little quadratic problem of its own.
+# Here $\lVert A_j\rVert$ is the largest eigenvalue. The sum that is subtracted is never negative, so the rate cannot rise. "Separates over
+# the tokens" is the reason why linear time suffices: once the $K\cdot p$ gates are known, every token has a little quadratic problem of its
+# own.
 
 # %% [markdown]
 # **Proof of (i).** Take (5.6) at $x=s_{ki}(Z)$ and $y=s_{ki}(Z')$, multiply by $\frac{n_k}{2n}\ge0$ and sum over $k$ and $i$. On the right appears $\frac{1}{2n}\sum_{k,i}n_kf'(s_{ki})\,s_{ki}(Z')$. By (5.2), $n_ks_{ki}(Z')=\sum_j\pi_{jk}(u_{ki}^{\top}z_j')^2$; sorted by tokens the sum is $\frac{1}{2n}\sum_jz_j'^{\top}A_jz_j'$. The same with $Z$ gives the subtracted term. At $Z'=Z$ both sides agree, and the gradient of the right side there is $\frac1nA_jz_j$, which is (5.3). ∎
@@ -491,7 +494,9 @@ check("5.15", torch.stack([line_ratio(g, 1e-6) for g in gammas]), (1 - gammas) *
 #
 # <details><summary>Answer</summary>
 #
-# Never before 2. With one head the worst image follows (5.15) closely. With four heads many images hold out longer, because memberships below one make the curvature smaller: the limit is $2/\max_j\lVert A_j\rVert$, and $\lVert A_j\rVert\le\max_k\pi_{jk}$ when the heads are orthogonal to each other.
+# Never before 2. Up to there the worst image is a bright one: its gates are almost zero, so its rate hardly falls. Beyond 2, with one head,
+# it is a dark one and follows (5.15) closely. With four heads many images hold out longer, because memberships below one make the curvature
+# smaller: the limit is $2/\max_j\lVert A_j\rVert$, and $\lVert A_j\rVert\le\max_k\pi_{jk}$ when the heads are orthogonal to each other.
 #
 # </details>
 
@@ -534,9 +539,13 @@ show(fig, alt="Left: the worst ratio stays below one up to γ = 2 and then climb
 # \min_{0\le l<q}\bigl\lVert\nabla R_c^{\mathrm{var}}(Z^{(l)})\bigr\rVert_F^2\le\frac{2c}{n\,q}\,R_c^{\mathrm{var}}(Z^{(0)}) \tag{5.16}
 # $$
 #
-# *(5.16) Checked. After q steps some gradient is as small as 1/q, whatever the tokens — this series*
+# *(5.16) Checked. After q steps some squared gradient is at most a constant over q, whatever the tokens — this series*
 #
-# No tuning, and no constant that one would have to guess. An honest remark: the textbook gets as far with the largest second derivative. Along one coordinate of one group the second derivative of the rate lies between $\frac1n\bigl(f'+2s\,f''\bigr)$ and $\frac1nf'$ (differentiate twice, then Cauchy–Schwarz for the lower end). With $x=cs$ the two are $\frac cn\frac{1-x}{(1+x)^2}$, least at $x=3$, and $\frac cn\frac1{1+x}$, largest at $x=0$. So all eigenvalues of the matrix of second derivatives lie in one interval:
+# No tuning, and no constant that one would have to guess. An honest remark: the textbook gets as far with the largest second derivative.
+# Move each token $j$ by $\delta_j$ along one coordinate of one group. The second derivative of that coordinate's term lies between
+# $\frac1n\bigl(f'+2s\,f''\bigr)$ and $\frac1nf'$, both times $\sum_j\pi_{jk}\delta_j^2$ (differentiate twice, then Cauchy–Schwarz for the
+# lower end). With $x=cs$ the two factors are $\frac cn\frac{1-x}{(1+x)^2}$, least at $x=3$, and $\frac cn\frac1{1+x}$, largest at $x=0$.
+# The memberships of a token sum to one, so all eigenvalues of the matrix of second derivatives lie in one interval:
 #
 # $$
 # -\frac{c}{8n}\,I\preceq\nabla^2R_c^{\mathrm{var}}\preceq\frac cn\,I \tag{5.17}
@@ -642,15 +651,20 @@ for name, tied in (("tied", True), ("free output map", False)):
     print(f"{name}: {sum(lowers_its_rate(tied, seed) for seed in range(200))} of 200 layers lower their own rate")
 
 # %% [markdown]
-# All tied layers compress, and only about one in five free ones does. So "each layer compresses" is a property of tied weights, or of what training makes of free ones; it does not come with the architecture.
+# All tied layers compress, and only about one in five free ones does. So "each layer compresses" is a property of tied weights of moderate
+# size ($\lVert A_j\rVert<2$ for every token; tied weights that are too large overshoot as well), or of what training makes of free ones; it
+# does not come with the architecture.
 #
-# **Compression alone collapses.** Rate reduction was $R-R_c$. We have dropped $R$, the term that spreads the tokens. The cheapest set of tokens is the one with nothing in it. Fixing the length of each token (with complete bases) only changes the end: unless it starts in perfect balance, every group falls onto one line, where $s_k=(1,0,\dots,0)$ and
+# **Compression alone collapses.** Rate reduction was $R-R_c$. We have dropped $R$, the term that spreads the tokens. The cheapest set of
+# tokens is the one with nothing in it. Fixing the length of each token (with complete bases and hard memberships) only changes the end:
+# unless it starts in perfect balance, every group falls onto one line, one of its own basis directions. Then $s_k=(1,0,\dots,0)$ up to
+# order, and
 #
 # $$
 # R_c^{\mathrm{var}}=\frac12\sum_{k=1}^{K}\frac{n_k}{n}\ln(1+c)=\frac12\ln(1+c) \tag{5.18}
 # $$
 #
-# *(5.18) Checked. Where compression of unit tokens ends: rank one in each group — this series*
+# *(5.18) Checked. Where compression of unit tokens with hard memberships ends: rank one in each group — this series*
 
 # %%
 def compress(x, Pi, U, eps2, steps, unit):
@@ -686,7 +700,8 @@ show(fig, alt="Left: without normalisation the rate falls to zero, with unit tok
      digest=f"after 60 steps {falling[-1]:.3f} nats as it is, {ending[60]:.3f} for unit tokens; singular values after: {[round(v, 3) for v in spectra[1].tolist()]}")
 
 # %% [markdown]
-# Neither end is useful. In a trained network other parts must push back: the MLP, the normalisation, the loss. Keep this in mind when a layer is praised for compressing: a layer that outputs zero compresses best.
+# Neither end is useful. In a trained network other parts must push back: the MLP, the normalisation, the loss. Keep this in mind when a
+# layer is praised for compressing: a layer that sends every token to zero compresses best.
 #
 # ## 6 · The same step, read as denoising
 #
@@ -829,7 +844,8 @@ print(f"signal-to-noise ratio at the start: {snr(tokens, own, group):.2f}")
 #
 # <details><summary>Answer</summary>
 #
-# Lower it. A little of the signal inside is lost in each step and none of the noise outside. This is lesson 4's warning about $p<d$ again: the truncated rate does not charge for what lies off the subspace, so descending on it does not clean there.
+# Lower it. A little of the signal inside is lost in each step and none of the noise outside. This is lesson 4's warning about $p<d$ again:
+# the truncated rate (lesson 4's short sum) does not charge for what lies off the subspace, so descending on it does not clean there.
 #
 # </details>
 

@@ -304,8 +304,10 @@ eta_eff = 1 / (1 / (0.06 + eps2 / d) - 1 / (0.9 + eps2 / d))
 check("6.9", (-T / 2).softmax(0), tssa.memberships(project(x, U), 1 / (2 * eta_eff), "none"), "code lengths against energies")
 
 # %% [markdown]
-# And it is the *same* temperature as the posterior's. The rate adds noise of variance $\varepsilon^2/d$ to each coordinate,
-# so what the mixture calls $\sigma^2$ is here $\rho + \varepsilon^2/d$, and what it calls $\lambda + \sigma^2$ is $s + \varepsilon^2/d$:
+# And it is a posterior's temperature: that of the tokens as the code sees them. The rate adds noise of variance $\varepsilon^2/d$ to each
+# coordinate, so $\sigma^2$ has to include this noise: $\rho + \varepsilon^2/d$ stands for $\sigma^2$, and $s + \varepsilon^2/d$ for
+# $\lambda + \sigma^2$. (If the tokens themselves are drawn from (6.2), $\rho = \sigma^2$; then $\eta_{\mathrm{eff}}$ is larger than $\eta$
+# and tends to it as $\varepsilon \to 0$.)
 #
 # $$
 # \rho + \frac{\varepsilon^2}{d} = \sigma^2, \quad s + \frac{\varepsilon^2}{d} = \lambda + \sigma^2 \quad \Longrightarrow \quad
@@ -314,7 +316,7 @@ check("6.9", (-T / 2).softmax(0), tssa.memberships(project(x, U), 1 / (2 * eta_e
 #
 # *(6.10) Checked. Bayes' rule and the corrected objective agree, temperature included — this series*
 #
-# Statistics and coding arrive at one formula. Now watch what happens when the second line of (6.8) is left away.
+# Statistics and coding arrive at one formula. Now watch what happens when the second line of (6.8) is left out.
 
 # %%
 lams, noises, coded = 3 * torch.rand(20) + 0.5, torch.rand(20) + 0.3, 0.2 * torch.rand(20)     # λ, σ², ε²/d
@@ -383,8 +385,9 @@ show(fig, alt="Code length against energy, twice: on the left the dots lie on a 
 # %% [markdown]
 # Within a token, energy and truncated length go together almost perfectly, and energy and corrected length almost perfectly
 # against each other. So the pair that the paper combines, the update of
-# the truncated objective and the softmax of energies, does not descend *that* objective in both halves: the energy rule sends
-# each token to where $R_c^{\mathrm{var}}$ is dearest. For the full rate, or the corrected bound, it is the right rule.
+# the truncated objective and the softmax of energies, does not descend *that* objective in both halves: the energy rule sends nearly every
+# token to where $R_c^{\mathrm{var}}$ is dearest. For the corrected bound it is the right rule as long as the groups have equal statistics,
+# as in (6.9).
 
 # %% [markdown]
 # ## 6.5 What the published layer does instead
@@ -442,8 +445,8 @@ projector = apart @ torch.linalg.pinv(apart)                               # (K,
 check("6.14", published_logits(apart, 1.0), torch.diagonal(projector, 0, 1, 2), "diagonal of the projector")
 
 # %% [markdown]
-# **Predict.** A YOLO11 attention block sees $n = 400$ tokens in heads of width $p = 32$, with $\theta = 1$ at the start. The
-# mean logit is 0.08. What do the membership maps look like?
+# **Predict.** Attention inside YOLO11 sees $n = 400$ tokens of width 128 (lesson 10). Share them among four heads of width $p = 32$, with
+# $\theta = 1$ at the start: the mean logit is 0.08. What do the membership maps look like?
 #
 # <details><summary>Answer</summary>
 #
@@ -559,7 +562,8 @@ check_below("6.18", -(-T / 2).logsumexp(0).expand(50, 200), cost, "50 tables aga
 # **Second turn, frames.** With $\Pi$ fixed, each group wants the frame that makes its own code cheapest. Compare two
 # frames by their lists of variances, $(s_1, \dots, s_p, \rho, \dots, \rho)$. If every $s_i \ge \rho$, the list of the $p$ strongest
 # eigenvectors majorises the other one: its sums of the largest entries are at least as large, the total is the same. A sum of
-# concave functions is then smaller: that is Karamata's inequality, the converse of lesson 4's averaging step.
+# concave functions is then smaller: that is Karamata's inequality, lesson 4's averaging step in general form. (To majorise is meant here
+# for lists of numbers; it is not the majoriser of lesson 5.)
 #
 # $$
 # \sum_{i=1}^{p} f(\lambda_i) + (d - p) f\left(\rho^{+}\right) \;\le\; \sum_{i=1}^{p} f(s_i) + (d - p) f(\rho)
@@ -642,7 +646,7 @@ show(fig, alt="Two curves on a logarithmic scale that fall at every turn, from a
 # %% [markdown]
 # ## 6.8 Where it fails
 #
-# First knob: the precision. Coarse tokens cannot be told apart: when $\varepsilon^2$ approaches the size of the tokens themselves,
+# First knob: the precision. At coarse precision tokens cannot be told apart: when $\varepsilon^2$ approaches the size of the tokens themselves,
 # the groups merge and all maps turn blank. Below, the map of the group that holds the middle of the blossom, at four precisions
 # (the tokens have mean squared length one).
 
@@ -722,8 +726,9 @@ show(plots.pictures(panels, titles, size=2.4),
 
 # %% [markdown]
 # What to take from this. The corrected rule keeps what a good start knows and tidies it up; it does not discover it. The energy
-# rule and the published logits, *with the very same frames*, are worse, since frames of different total energy are not equally
-# wide, as (6.4) assumes. And on a street there are no people among the groups: raw patches know edges, flatness and colour. A
+# rule and the published logits, *with the very same frames*, are worse: the energy rule because (6.4) assumes equally wide groups, and
+# these are not; the published logits because they divide the energy out and only ask how unusual a token is for a head. And on a street
+# there are no people among the groups: raw patches know edges, flatness and colour. A
 # network that learns its tokens may do better; $\Pi$ alone does not segment an image into things.
 #
 # ## 6.9 Point at it
@@ -833,7 +838,7 @@ exercise("6.4", effective_eta)
 #
 # - The softmax of energies over the groups is the exact posterior of a mixture of subspaces, at $\eta = \sigma^2(\lambda + \sigma^2)/\lambda$.
 # - Complete frames see equal energy everywhere: memberships need $p < d$, the bound of lesson 4 needs $p = d$. The corrected bound
-#   reconciles them, and asks for the same softmax at the same temperature.
+#   reconciles them: for groups with equal statistics it asks for the same softmax, with $\varepsilon^2/d$ counted as part of the noise.
 # - The truncated objective asks for the opposite: it sends tokens to the group that does not see them.
 # - The published layer normalises over tokens. Its logits are leverages of mean $\theta p/n$: blank maps at the start, and maps that
 #   change with the image size. Root mean squares cure the second.

@@ -371,7 +371,7 @@ card("c=d/eps2", theory_but(c=1.0)(x)[0])
 
 # %% [markdown]
 # The memberships didn't notice the factor $\sqrt{c}$: division by a coordinate's size over the tokens removes it
-# (card 4). With the theory's memberships the temperature would have to be divided by $c$ as well.
+# (card 4). With the theory's memberships $\theta = 1/2\eta$ would have to be divided by $c$ as well.
 
 # %%
 s_axis = torch.logspace(-4, 2, 61)
@@ -458,7 +458,7 @@ show(fig, alt="Left: membership of six tokens under three rules. Right: entropy 
 # *(7.9) Checked. Second moments of divided tokens vanish as tokens are added, whatever the data — this series*
 #
 # so every gate would lie between $n_k/(n_k+1)$ and 1. That the switch works can be read off Π itself: the
-# derivative of $\ln \pi$ by the temperature is the square that Π was made from.
+# derivative of $\ln \pi$ by $\theta$ is the square that Π was made from, less its mean over the heads.
 #
 # $$
 # \frac{\partial \ln \pi_{jk}}{\partial \theta} = \lVert U_k^\top z_j \rVert^2 - \sum_{m=1}^{K} \pi_{jm} \lVert U_m^\top z_j \rVert^2 \tag{7.10}
@@ -950,7 +950,7 @@ w2 = (causal.c_attn(many)[0].reshape(32, 2, 4)) ** 2
 logits = (w2 / w2.cumsum(0)).sum(-1).mean(1)                               # mean over the heads
 
 # %% [markdown]
-# On the left (7.8) for a token of the past: the mean logit at position $t$ goes like $\theta p/t$. On the right the
+# On the left (7.8) with $t$ in the place of $n$: the newest of $t$ tokens has a logit of about $\theta p/t$ on average. On the right the
 # last token of ever longer texts, by either layer.
 
 # %%
@@ -963,7 +963,8 @@ show(fig, alt="Left: the causal logits fall like p over t. Right: relative diffe
      digest=f"logit/θ is {logits[0]:.2f} at t = 1 and below {logits[16:].max() + 0.05:.1f} after t = 16; largest difference {max(gap):.2f}")
 
 # %% [markdown]
-# That $b_{k,t}$ can offset the fading explains why it is there. It also ties the model to the length that it was
+# $b_{k,t}$ can lift the mean logit again, and prefer a head at a position. But it is the same whatever the token says, so the differences
+# between tokens still fade. It also ties the model to the length that it was
 # trained for.
 #
 # ### Departures that change no number of the layer
@@ -1075,8 +1076,10 @@ show(fig, alt="Left: singular values of the cross-token Jacobian drop to roundin
 #
 # ## 7.5 Hazards
 #
-# **Half precision.** float16 holds numbers up to 65504, so squares overflow from $|w| = 256$ on. Forward nothing is
-# seen: $s = \infty$ gives a gate of 0. Backward gives NaN. A dead channel (zero on all tokens) is as bad: the guard
+# **Half precision.** float16 holds numbers up to 65504, so squares overflow from $|w| = 256$ on. Computed as (7.2) is written, such a token
+# has the share $\infty/\infty$, and the NaN spreads through $s$ to every token. The published code divides $w$ by its norm before squaring;
+# there the forward pass shows nothing ($s = \infty$ gives a gate of 0), and only the gradient is NaN. A dead channel (zero on all tokens)
+# is as bad: the guard
 # $10^{-12}$ of a division is zero in float16, and 0/0 is NaN. Our layer computes squares, Π, $s$ and $D$ in float32
 # and only the product with $w$ in the input's type.
 
@@ -1139,12 +1142,13 @@ w1 = x[:, :1] @ layer.qkv.weight.T
 check("7.24", layer(x[:, :1]), -w1 / (4 * (1 + w1 ** 2)), "one token")
 
 # %% [markdown]
-# Then padding: at $\theta = 0$ Π is uniform, and as many zero tokens as tokens must halve every second moment.
+# Then padding: at $\theta = 0$ Π is uniform, and at $\theta = 0$, where Π is uniform, 8 zero tokens beside 24 must leave three quarters of
+# every second moment.
 
 # %%
 layer.temp.zero_()
-padded = torch.cat([x, torch.zeros(1, 24, 16)], 1)
-check("7.25", layer.statistics(padded).second_moments, layer.statistics(x).second_moments / 2, "as many zero tokens as tokens")
+padded = torch.cat([x, torch.zeros(1, 8, 16)], 1)
+check("7.25", layer.statistics(padded).second_moments, 24 / (24 + 8) * layer.statistics(x).second_moments, "24 tokens and 8 zero tokens")
 
 # %%
 layer.temp.fill_(1.0)

@@ -35,8 +35,8 @@ run = bench.load()                                                          # th
 #
 # A *multiply–add* is one multiplication and the addition that goes with it: the unit in which matrix products are
 # counted. An $a \times b$ matrix times a $b \times e$ matrix takes $abe$ of them. PyTorch's counter says "FLOPs" and
-# counts each multiply–add as two. It looks at matrix products only; squares, sums and exponentials are not counted,
-# and we come back to what they cost in section 9.4.
+# counts each multiply–add as two. It looks at matrix products only; squares, sums and exponentials are not counted, and we come back to
+# what they cost in section 9.4. We count the layer as lesson 7 writes it.
 #
 # Six tokens in the plane again, three near each axis. With $n$ tokens of width $d$, TSSA projects every token
 # ($nd^2$), averages $n$ squares for each of its $Kp = d$ coordinates ($nd$), and maps every token out ($nd^2$).
@@ -207,7 +207,7 @@ share = {name: [1 - linear * n * 128 ** 2 / counted(name, n, 128) for n in ns] f
 show(plots.lines(ns, share, xscale="log", markers=True, vlines={"n = 2d": 256}, title="What is not a linear map, at width 128",
                  xlabel="tokens n", ylabel="share of the multiply–adds"),
      alt="Softmax attention's share of work outside the linear maps rises from near zero to one, crossing one half at "
-         "256 tokens; chunked attention and XCA stay level at a fifth to a third, TSSA at nearly zero",
+         "256 tokens; chunked attention levels off at a fifth, XCA stays at a ninth, TSSA at nearly zero",
      digest=f"softmax attention at 256 tokens {share['softmax (SDPA)'][3]:.2f}, at 65,536 {share['softmax (SDPA)'][-1]:.2f}; TSSA {share['TSSA'][-1]:.3f}")
 
 # %% [markdown]
@@ -217,8 +217,9 @@ show(plots.lines(ns, share, xscale="log", markers=True, vlines={"n = 2d": 256}, 
 #
 # ## 9.3 Why linear is enough: the statistics add up
 #
-# What does a token need to know of the others? For TSSA: the second moments $s_k$ and the masses $n_k$, which are
-# sums over tokens. So the tokens may come in any order and in any number of pieces, and nobody needs to meet anybody.
+# What does a token need to know of the others? For TSSA, sums over tokens, in two rounds: first the sums of squares by which (7.2) divides;
+# then, once these give Π, the second moments $s_k$ and the masses $n_k$. So the tokens may come in any order and in any number of pieces,
+# and nobody needs to meet anybody.
 #
 # $$
 # s_k = \frac{n_k^{(a)} s_k^{(a)} + n_k^{(b)} s_k^{(b)}}{n_k^{(a)} + n_k^{(b)}} \tag{9.6}
@@ -234,7 +235,8 @@ na, nb = Pa.sum(-1, keepdim=True), Pb.sum(-1, keepdim=True)
 check("9.6", tssa.second_moments(w, Pi, 0.0), (na * sa + nb * sb) / (na + nb), "600 tokens in two pieces, five draws")
 
 # %% [markdown]
-# Between pieces only $Kp + K$ numbers are carried, whatever $n$ is. Softmax attention has no such summary: which tokens
+# Between pieces only $2Kp + K$ numbers are carried, whatever $n$ is: $Kp$ sums of squares, then $Kp$ second moments and $K$ masses. Softmax
+# attention has no such summary: which tokens
 # matter to a token depends on the token that asks.
 #
 # **Exercise 9.3.** Two workers hold a piece each. Merge what they send: masses `n_a`, `n_b` and moments `s_a`, `s_b`.
@@ -258,7 +260,7 @@ exercise("9.3", answer_9_3)
 # </details>
 
 # %% [markdown]
-# ## 9.4 The same multiplications, faster
+# ## 9.4 The same layer, faster
 #
 # Multiplications are not time. Between the two linear maps the published layer squares, normalises, sums, divides and
 # multiplies, one operation after the other, and each reads all $nd$ numbers from memory and writes as many back. None of
@@ -289,8 +291,9 @@ gate = D.flatten(1)[:, None]                                               # (5,
 check("9.8", (gate * y) @ O.T, y @ (O * gate).mT, "gated tokens, against a gated map")
 
 # %% [markdown]
-# With these two the layer fits on one screen. Squares are formed once; the logits and the sums of (9.7) are
-# matrix products with them. And nothing is copied to bring heads or tokens to the front: the tokens stay $n$ rows of $d$
+# With these two the layer fits on one screen. Squares are formed once; the logits and the sums of (9.7) are matrix products with them (so
+# the counter sees $2nd^2 + 2nd$ here: the logits, element by element before, are now counted too). And nothing is copied to bring heads or
+# tokens to the front: the tokens stay $n$ rows of $d$
 # numbers, as the linear maps make and take them, and a head is a view of every $p$ columns.
 
 # %%
@@ -360,8 +363,9 @@ agree(step_by_step, tssa.fused_tssa, w, temp)
 # `python -m tssa_lib.bench` measures all of this: every layer at every size in turns (so that all see the same machine),
 # medians of repeats, with versions, threads and the load of the machine written down. What you see here is read from the
 # committed run; run the command to get yours. Two references frame the numbers. **Published** is the published
-# order of operations, one by one. **Floor** is the two linear maps alone. **Overhead** is what a layer takes above the
-# floor, and the goals were set before measuring.
+# order of operations, one by one. **Floor** is the two linear maps alone. **Overhead** is the time above the floor, as a share of the
+# published layer's: (fast − floor)/(published − floor), so 1 is as slow as published and 0 costs nothing. The goals were set before
+# measuring. A negative share is a layer timed below the floor: on a shared machine single cells are that uncertain.
 
 # %%
 print(f"{run['cpu']}, {run['threads']} threads, PyTorch {run['torch']}, load {run['load']:.1f} before and {run['load_end']:.1f} after")
@@ -445,8 +449,9 @@ show(fig, alt="Memory over tokens on logarithmic axes: softmax attention written
 #
 # <details><summary>Answer</summary>
 #
-# Softmax attention, in the fused form that never writes its weights to memory, has by far the higher intensity. "Uses
-# the machine well" and "is fast" are different things: it does more work at a higher rate, and finishes later.
+# Softmax attention, but by little. In the fused form that never writes its weights to memory it has by far the higher intensity; yet both
+# lie to the right of the roof's corner, where more intensity buys nothing. "Uses the machine well" and "is fast" are different things: it
+# does many times the work at about the same rate, and finishes later.
 #
 # </details>
 
@@ -463,10 +468,10 @@ show(bench.roofline(run),
 # cache may come out above the slope.
 #
 # Now a detector. It makes maps of a picture at strides 32, 16 and 8: a cell for every $32 \times 32$, $16 \times 16$ or
-# $8 \times 8$ pixels. A square picture of $a$ pixels has $n = a^2/m^2$ tokens at stride $m$, so by (9.3):
+# $8 \times 8$ pixels. A square picture with sides of $a$ pixels has $n = a^2/r^2$ tokens at stride $r$, so by (9.3):
 #
 # $$
-# \frac{\text{cost of softmax attention}}{\text{cost of TSSA}} \approx 2 + \frac{a^2}{m^2 d} \tag{9.11}
+# \frac{\text{cost of softmax attention}}{\text{cost of TSSA}} \approx 2 + \frac{a^2}{r^2 d} \tag{9.11}
 # $$
 #
 # *(9.11) Checked. The factor grows with the area of the picture and with the inverse square of the stride — this series*
@@ -584,8 +589,8 @@ def train(operator, pairs, steps=300):
 # <details><summary>Answer</summary>
 #
 # Softmax attention gets practically all right, whatever the number. TSSA can do it with 4 pairs: the table then has
-# $4 \cdot 8 = 32$ places, one for each of its $d = 32$ second moments, and a large second moment says "this key has
-# this value". With more pairs there is no room, and it falls towards guessing.
+# $4 \cdot 8 = 32$ places, one for each of its $d = 32$ second moments, and a large second moment can say "this key has this value". With
+# more pairs the table outgrows them, and in 300 steps it falls towards guessing.
 #
 # </details>
 
@@ -610,8 +615,9 @@ show(fig, alt="Left: softmax attention learns to recall from 32 pairs within 200
      digest=f"with 32 pairs softmax attention is above 0.95: {final['softmax attention'][-1] > 0.95}, TSSA below 0.35: {final['TSSA'][-1] < 0.35}")
 
 # %% [markdown]
-# So: where a token must fetch something from one other token, by its content, TSSA is the wrong tool, and no amount of
-# training changes (9.12). Where tokens belong to a few groups and a group's statistics say what matters, as patches of a picture
+# So: where a token must fetch something from one other token, by its content, TSSA is the wrong tool: what it fetches has to pass through
+# the $2d$ sums of (7.22), the same for whoever asks, and training does not widen them. Where tokens belong to a few groups and a group's
+# statistics say what matters, as patches of a picture
 # often do, it may be the right one. Mixed networks (a few layers of softmax attention among many cheap ones) are the
 # usual answer to a task that needs both.
 #
@@ -619,12 +625,12 @@ show(fig, alt="Left: softmax attention learns to recall from 32 pairs within 200
 #
 # - TSSA takes $2nd^2 + nd$ multiply–adds, softmax attention $4nd^2 + 2n^2d$: a factor of $2 + n/d$, never below two.
 # - Below $2d$ tokens even softmax attention spends most of its work on linear maps. TSSA always does.
-# - Linear time works because its statistics are sums: pieces merge exactly, and $Kp + K$ numbers say it all.
+# - Linear time works because its statistics are sums: pieces merge exactly, and $2Kp + K$ numbers say it all.
 # - With the multiplications fixed, speed is passes over memory: square once, gate the output map instead of the tokens, copy
 #   nothing for layout, keep only tokens, projections and memberships for the backward pass.
 # - At a detector's stride 32 the saving is small; at stride 8 it decides whether attention is possible.
-# - The price: a token sees squares of the others, summed up, the same for all who ask. It can look up
-#   no more than fits into $d$ numbers.
+# - The price: a token sees squares of the others, summed up, the same for all who ask. What it can look up has to pass through these $2d$
+#   sums, (7.22).
 #
 # ## Sources
 #

@@ -296,8 +296,7 @@ del tasks.C2TSSA
 # %% [markdown]
 # The parser decides by two sets *inside* the function which blocks get the number of input channels, the channels scaled by the model's
 # width, and the repeats. A class that is in neither gets the YAML's arguments as they stand: here the number
-# of *output* channels arrives as input, unscaled. So the class must be told apart from its arguments, or look like a
-# block that the parser knows.
+# of *output* channels arrives as input, unscaled. So the parser must be made to treat our class as a block that it knows.
 #
 # And the third trap is silent. Swap the block in a model that is built already, and then train: the trainer builds the model anew
 # from its plan, and the swap is gone. Here is what the trainer does, in one line:
@@ -346,8 +345,9 @@ for scale in "nsmlx":
 # %% [markdown]
 # The library's version (`yolo.register`, which importing `tssa_lib.yolo` calls) adds what daily use asks for. It builds our block
 # under a *forked* random generator, so that all other layers start with the same numbers as stock YOLO11 from the same seed. It adds
-# a callback that does nothing: with several GPUs Ultralytics starts worker processes and hands them its callbacks *by name*, so
-# each worker has to import our file, and is registered. It puts our classes on PyTorch's list of classes that a checkpoint may hold. And it
+# a callback that does nothing: with several GPUs Ultralytics starts worker processes and pickles its callbacks for them. A function of a
+# module is pickled as a name, so each worker has to import our file, and is registered. It puts our classes on PyTorch's list of classes
+# that a checkpoint may hold. And it
 # answers a name that nobody knows with the names that are known:
 
 # %%
@@ -385,7 +385,8 @@ for scale in "nsm":
     print(f"{scale}  softmax {1e3 * least[0]:.0f} ms, TSSA {1e3 * least[1]:.0f} ms")
 
 # %% [markdown]
-# At 640 px the attention is a percent or two of the work, so the swap can't change much: about one percent of the operations at scale n, less at the larger scales, and
+# At 640 px the attention is 1.6 % of the work at scale n and 0.4 % at m, so the swap can't change much: about one percent of the operations
+# at scale n, less at the larger scales, and
 # less than one percent of the parameters. Whoever promises a much lighter YOLO11 from this swap alone has not counted. For one attention, with $n$ tokens and
 # $d$ channels, Ultralytics' layer needs
 #
@@ -624,7 +625,8 @@ for a, b in zip(alone[::2], alone[1::2]):                                  # sof
 #
 # Does the attention at P5 help, and does it matter which? Four blocks take the same place in row 10:
 #
-# - **none**: no token sees another there; the value, its position and the output map stay (`C2Plain`)
+# - **none**: no attention; a token sees its eight neighbours through `pe`, a 3 × 3 convolution that all four blocks have, and nothing else
+#   (`C2Plain`)
 # - **softmax**: stock YOLO11 (`C2PSA`)
 # - **TSSA**: as published, with heads of 64 coordinates (`C2TSSA`)
 # - **TSSA improved**: what the derivation suggests against memberships that are uniform at the start and depend on the resolution (lesson 6):

@@ -23,7 +23,8 @@
 # %% [markdown]
 # ## 11.1 Set up
 #
-# Importing `tssa_lib.yolo` teaches Ultralytics our block and keeps Ultralytics off the network. This lesson has two
+# Importing `tssa_lib.yolo` teaches Ultralytics our block and keeps Ultralytics off the network, except for weights and data sets that you
+# ask for by name. This lesson has two
 # forms. The full form trains for 15 epochs. If the environment variable `TSSA_LESSON` is `short`, it trains for 3
 # epochs on a quarter of the scenes: enough for `make test` to see every cell work and the loss fall, and far too little
 # for a good detector. What you see stored here is the full form.
@@ -227,8 +228,8 @@ exercise("11.2", answer_11_2)
 #
 # The recipe is short. Digits must not be mirrored, so flips are off; the scenes are small, so pictures aren't combined
 # (`mosaic`). The optimiser is chosen by hand, on purpose: left to itself (`optimizer="auto"`), Ultralytics would take
-# AdamW with a learning rate of 0.002 · 5 / (4 + 10 classes), about 0.0007: right for many epochs on much data, and far
-# too low for fifteen epochs from random weights.
+# AdamW with a learning rate of 0.002 · 5 / (4 + 10 classes), about 0.0007: meant for fine-tuning in at most 10,000 steps, and far too low
+# for fifteen epochs from random weights.
 
 # %%
 print(SCENES)
@@ -325,8 +326,7 @@ show(plots.pictures([m for pair in zip(pictures, maps) for m in pair],
 
 # %% [markdown]
 # To say it in one number: the *entropy* of a token's memberships, divided by the largest possible, is 1 if the token
-# is shared out evenly and 0 if it belongs to one head. For comparison, the same layer with all tokens shared evenly
-# would have a standard deviation of 0.
+# is shared out evenly and 0 if it belongs to one head. 
 
 # %%
 def evenness(Pi):
@@ -340,9 +340,8 @@ temp = detector.model.model[10].m[0].attn.temp.flatten().tolist()
 print(f"evenness of the memberships {evenness(seen.Pi):.3f}; temperatures {temp[0]:.2f} and {temp[1]:.2f}, started at 1")
 
 # %% [markdown]
-# And the gates. A gate $D = 1/(1 + s)$ near 1 passes its coordinate on, a gate near 0 closes it. The gates of a scene
-# are the only thing through which one token hears of the others (lesson 7), so what matters is how much they *differ
-# between scenes*.
+# And the gates. A gate $D = 1/(1 + s)$ near 1 passes its coordinate on, a gate near 0 closes it. Apart from the sums of squares in Π, the
+# gates of a scene are what a token hears of the others by (lesson 7), so what matters is how much they *differ between scenes*.
 
 # %% tags=["nbval-ignore-output"]
 gates = seen.gates.flatten(1)                                              # (8, 2 · 64)
@@ -361,8 +360,7 @@ show(plots.heat(gates, title="Gates of eight scenes", xlabel="coordinate (head 1
 # ### Does the detector need all this?
 #
 # Maps and gates show what a layer computes, not whether anyone listens. So we silence it: the same detector, but
-# layer 10's attention passes its positional part on and nothing else. No memberships, no gates, no token hears of
-# another.
+# layer 10's attention passes its positional part on and nothing else. No memberships, no gates; only neighbours still meet, in the 3 × 3 convolution.
 
 # %%
 class Silent(yolo.TSSAttention):
@@ -417,9 +415,9 @@ show(plots.lines(sides, {"standard deviation": [Pi[:, 0].std().item() for Pi in 
 
 # %% [markdown]
 # At 640 pixels the memberships are as good as uniform: the layer that runs there is not the layer that was trained.
-# For a detector, which is often trained at one size and run at another, this is a defect of the published rule. The
-# block has a switch for a rule that doesn't depend on the resolution (`rms` in the row of `C2TSSA` in the model's
-# YAML; lesson 6 derives it).
+# For a detector, which is often trained at one size and run at another, this is a defect of the published rule. The block has a switch for
+# a rule that doesn't depend on the resolution, `normalize="rms"` (lesson 6 derives it); section 11.11 shows how to train with it, and
+# lesson 10 what was seen of it.
 #
 # ### Exercise 11.3
 #
@@ -472,13 +470,14 @@ show(plots.bars(names, {"TSSA-YOLO11n": [run.metrics[n] for n in names], "stock 
 # **This is one run each, not a result.** Another seed moves a mAP50 here by a few hundredths, as much as any
 # difference between such bars (try `seed=1` in the recipe). And we have just seen that these data can't tell the blocks
 # apart: a digit is told by its own pixels, without the rest of the picture. What the figure does show: a detector with
-# TSSA learns this task with the same recipe in the same number of steps. A trial that can say more needs more seeds, a
-# control without mixing, and data where context matters: [lesson 10](10_inside_yolo11.ipynb) ends with one.
+# TSSA learns this task with the same recipe in the same number of steps. A trial that can say more needs more seeds, a control without
+# attention, and data where context matters: [lesson 10](10_inside_yolo11.ipynb) ends with one.
 #
 # ## 11.10 Export
 #
 # A detector is used elsewhere than where it was trained. ONNX is the common format; `onnxruntime` runs it without
-# PyTorch. TSSA is made of plain operations (matrix products, a softmax, sums), so it exports like everything else.
+# PyTorch. TSSA is made of plain operations (matrix products, a softmax, sums), so it exports to every format with float32 (ONNX,
+# TorchScript, OpenVINO). Formats for integer processors alone are refused, because eight bits can't hold its squares.
 
 # %%
 file = export(detector, "onnx", imgsz=128)
@@ -511,7 +510,17 @@ print("the same digits in", sum(same), "of", len(same), "scenes; no box moves by
 #
 # run = full_recipe("cells.yaml")                                  # or "VOC.yaml", which downloads itself
 # run = full_recipe("cells.yaml", size="s", batch=128, device=[0, 1])
+# run = full_recipe("cells.yaml", model="yolo11n-tssa-p4p5.yaml")   # attention at stride 16, too (lesson 10)
+#
+# yolo.YAML.save("yolo11n-rms.yaml", yolo.with_attention(("P5",), normalize="rms"))      # the scale is in the name
+# run = full_recipe("cells.yaml", model="yolo11n-rms.yaml")
+#
+# trained = yolo.YOLO(str(run.best))
+# validate(trained, "cells.yaml"), predict(trained, "photo.jpg")
+# plots.memberships(trained, "photo.jpg"), plots.gate_maps(trained, "photo.jpg")
 # ```
+#
+# From a shell: `python -m tssa_lib train --data cells.yaml`, then `val`, `predict`, `export` or `resume`; `python -m tssa_lib --help` has examples.
 #
 # Put it into a script, under `if __name__ == "__main__":`, when it runs on several GPUs. If the training is interrupted,
 # `tssa_lib.train.resume(folder)` goes on from its last epoch. The settings are these, and any of Ultralytics' settings
@@ -564,7 +573,8 @@ exercise("11.4", answer_11_4)
 #
 # ## Takeaways
 #
-# - A TSSA-YOLO trains like any YOLO: same data, same calls, same exports. Nothing in the installed package is touched.
+# - A TSSA-YOLO trains like any YOLO: same data, same calls, same exports, formats for integers alone excepted. Nothing in the installed
+#   package is touched.
 # - In minutes on two cores it learns to find and read handwritten digits in photographs that it has never seen.
 # - TSSA needs the values only: 16,638 parameters less at scale n, and no matrix of token against token.
 # - What it computes can be looked at: memberships and gates, picture by picture. Whether it matters is another question, and
