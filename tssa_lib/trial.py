@@ -1,8 +1,9 @@
 """The fair trial: one slot in YOLO11, four blocks, everything else equal; paired differences with 95 % intervals.
 
-    python -m tssa_lib.trial --quick     about ten minutes on two CPU cores: a rehearsal that decides nothing
-    python -m tssa_lib.trial --laptop    three difficulties, five seeds, 60 trainings: an hour on two CPU cores
-    python -m tssa_lib.trial             the same with more and larger scenes: sized for one GPU
+    python -m tssa_lib.trial --quick --workers 2      about seven minutes on two CPU cores: a rehearsal that decides nothing
+    python -m tssa_lib.trial --laptop --workers 2     three difficulties, five seeds, 60 trainings: an hour and a half on two CPU cores
+    python -m tssa_lib.trial                          the same with more and larger scenes: sized for one GPU
+    python -m tssa_lib.trial --laptop --switches      one change of TSSA at a time, in easy: 30 trainings more
 
 The slot is row 10, where YOLO11 has attention (lesson 10). Every block starts from the same numbers, sees the same
 scenes in the same order and is trained by the same recipe from scratch. Each finished training is a file of its own, so
@@ -66,6 +67,12 @@ class Form:
     size: int  # pixels, trained at
     other_sizes: tuple[int, ...]  # pixels, validated at besides
     difficulties: tuple[str, ...] = DIFFICULTIES
+    first: int = 0  # seed
+
+    @property
+    def numbers(self) -> list[int]:
+        """The seeds."""
+        return list(range(self.first, self.first + self.seeds))
 
 
 FULL = Form("full", seeds=5, epochs=20, train=600, val=300, size=128, other_sizes=(192, 256))
@@ -130,7 +137,7 @@ def one(block: str, difficulty: str, seed: int, form: Form, folder: Path, device
     name = f"{difficulty}-{block.replace(' ', '-')}-{seed}"
     kept = folder / f"{name}.json"
     kind, switches = {**BLOCKS, **SWITCHES}[block]
-    size = {k: v for k, v in asdict(form).items() if k not in ("name", "seeds", "difficulties")}  # what one training depends on
+    size = {k: v for k, v in asdict(form).items() if k not in ("name", "seeds", "difficulties", "first")}  # what one training depends on
     asked = {"block": block, "difficulty": difficulty, "seed": seed, "form": size, "kind": kind, "switches": switches}
     asked = json.loads(json.dumps(asked))
     if kept.is_file() and (found := json.loads(kept.read_text()))["asked"] == asked:
@@ -207,17 +214,19 @@ def compare(rows: list[dict[str, Any]], metric: str = "mAP50", against: str = "n
 
 
 def figure(results: dict[str, Any], against: str = "none"):
-    """Paired differences in mAP50 with their 95 % intervals, a group a difficulty."""
-    found = [r for r in results["differences"] if r["against"] == against and r["metric"] == "mAP50"]
-    names = list(dict.fromkeys(r["difficulty"] for r in found))
-    blocks = list(dict.fromkeys(r["block"] for r in found))
-    at = {(r["difficulty"], r["block"]): r for r in found}
-    mean = {b: [at[d, b]["mean"] for d in names] for b in blocks}
-    half = {b: [(at[d, b]["high"] - at[d, b]["low"]) / 2 for d in names] for b in blocks}
-    seeds = found[0]["seeds"]
-    return plots.bars(names, mean, errors=half, ylabel="mAP50 minus that without attention", xlabel="difficulty",
-                      hlines={"no difference": 0.0}, title=f"What attention buys, {seeds} seeds, 95 % intervals",
-                      ax=plots.row(1, 6.5, 4)[0])  # fmt: skip
+    """Paired differences in mAP50 with their 95 % intervals, a group a difficulty; with many blocks, a group a block."""
+    found = {(r["difficulty"], r["block"]): r for r in results["differences"] if (r["against"], r["metric"]) == (against, "mAP50")}
+    groups, series = (list(dict.fromkeys(names)) for names in zip(*found))
+    turned = len(series) > 4
+    if turned:
+        groups, series, found = series, groups, {(b, d): r for (d, b), r in found.items()}
+    mean = {s: [found[g, s]["mean"] for g in groups] for s in series}
+    half = {s: [(found[g, s]["high"] - found[g, s]["low"]) / 2 for g in groups] for s in series}
+    seeds = next(iter(found.values()))["seeds"]
+    title = "What attention buys" if against == "none" else f"Each block minus {against}"
+    return plots.bars(groups, mean, errors=half, ylabel="difference in mAP50", xlabel="" if turned else "difficulty",
+                      hlines={"no difference": 0.0}, title=f"{title}, {seeds} seeds, 95 % intervals",
+                      ax=plots.row(1, 7.5 if turned else 6.5, 4)[0])  # fmt: skip
 
 
 def _all(todo: list[tuple[str, str, int]], form: Form, folder: Path, device: str, workers: int) -> Iterator[dict[str, Any]]:
@@ -244,7 +253,7 @@ def trial(form: Form, out: Path, folder: Path, blocks: Sequence[str] = tuple(BLO
     from tqdm.auto import tqdm
 
     folder.mkdir(parents=True, exist_ok=True)
-    todo = [(b, d, s) for s in range(form.seeds) for d in form.difficulties for b in blocks]  # seed by seed: pairs first
+    todo = [(b, d, s) for s in form.numbers for d in form.difficulties for b in blocks]  # seed by seed: pairs first
     rows = list(tqdm(_all(todo, form, folder, device, workers), total=len(todo), desc=f"{form.name} trial", unit="training"))
     rows.sort(key=lambda r: todo.index((r["asked"]["block"], r["asked"]["difficulty"], r["asked"]["seed"])))
     metrics = ("mAP50", "mAP50-95", *map(at_size, form.other_sizes), "seconds", "processor seconds")
@@ -252,7 +261,7 @@ def trial(form: Form, out: Path, folder: Path, blocks: Sequence[str] = tuple(BLO
     fixed = {"imgsz", "epochs"}  # which the form decides
     results = {
         **manifest(command), "gpu": torch.cuda.get_device_name() if device != "cpu" else None, "workers": workers,
-        "form": asdict(form), "recipe": {k: v for k, v in SCENES.items() if k not in fixed}, "seeds": list(range(form.seeds)),
+        "form": asdict(form), "recipe": {k: v for k, v in SCENES.items() if k not in fixed}, "seeds": form.numbers,
         "blocks": {b: {**BLOCKS, **SWITCHES}[b] for b in blocks}, "data": {r["asked"]["difficulty"]: r["data"] for r in rows},
         "differences": [d for m in metrics for against in pairs for d in compare(rows, m, against)],
         "rows": rows,
@@ -283,9 +292,10 @@ def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tssa_lib.trial", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     sizes = parser.add_mutually_exclusive_group()
     sizes.add_argument("--quick", action="store_true", help="the rehearsal: two seeds, tiny scenes, eight epochs")
-    sizes.add_argument("--laptop", action="store_true", help="five seeds, scenes and epochs for two CPU cores and an hour")
-    parser.add_argument("--switches", action="store_true", help="one change of TSSA at a time, in easy and hard, instead of the four blocks")
+    sizes.add_argument("--laptop", action="store_true", help="five seeds, scenes and epochs for two CPU cores and an hour or two")
+    parser.add_argument("--switches", action="store_true", help="one change of TSSA at a time, in easy, instead of the four blocks")
     parser.add_argument("--seeds", type=int, help="trainings of each block and difficulty (default: 5, with --quick: 2)")
+    parser.add_argument("--first-seed", type=int, default=0, help="others than 0, 1, … to test anew what these suggested (default: 0)")
     parser.add_argument("--epochs", type=int, help="of each training (default: 20, or what the form says)")
     parser.add_argument("--difficulties", nargs="+", choices=DIFFICULTIES, help="default: all three")
     parser.add_argument("--blocks", nargs="+", choices=[*BLOCKS, *SWITCHES], help="default: the four of the trial")
@@ -300,8 +310,8 @@ def main(words: list[str] | None = None) -> None:
         parser.error(f"expected --seeds >= 2, as differences are paired, got {given.seeds}")
     form = QUICK if given.quick else LAPTOP if given.laptop else FULL
     if given.switches:
-        form = replace(form, difficulties=("easy", "hard"))
-    asked = dict(seeds=given.seeds, epochs=given.epochs, difficulties=tuple(given.difficulties) if given.difficulties else None)
+        form = replace(form, difficulties=("easy",))
+    asked = dict(seeds=given.seeds, first=given.first_seed, epochs=given.epochs, difficulties=tuple(given.difficulties) if given.difficulties else None)
     form = replace(form, **{k: v for k, v in asked.items() if v})
     runs = data_dir() / "runs" / "trial"
     out = given.out or (runs / "quick.json" if given.quick else RESULTS / ("switches.json" if given.switches else "trial.json"))

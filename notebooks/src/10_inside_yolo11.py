@@ -23,10 +23,11 @@
 # %%
 import copy
 import json
+import math
 
 import torch
 
-from tssa_lib import photos, placements, plots, trial, yolo
+from tssa_lib import photos, placements, plots, rates, trial, tssa, yolo
 from tssa_lib.lessons import check, exercise, show
 from ultralytics.nn import tasks
 
@@ -669,11 +670,10 @@ def average(block, difficulty, metric):
     found = [r[metric] for r in tried["rows"] if (r["asked"]["block"], r["asked"]["difficulty"]) == (block, difficulty)]
     return sum(found) / len(found)
 
-other = f"mAP50 at {form['other_size']} px"
 for difficulty in form["difficulties"]:
     for block in tried["blocks"]:
-        values = [average(block, difficulty, m) for m in ("mAP50", "mAP50-95", other, "processor seconds")]
-        print(f"{difficulty:8} {block:14} mAP50 {values[0]:.3f}, mAP50-95 {values[1]:.3f}, {other} {values[2]:.3f}, {values[3]:.0f} processor seconds")
+        values = [average(block, difficulty, m) for m in ("mAP50", "mAP50-95", "processor seconds")]
+        print(f"{difficulty:8} {block:14} mAP50 {values[0]:.3f}, mAP50-95 {values[1]:.3f}, {values[2]:.0f} processor seconds")
 
 # %%
 print(trial.table(tried))
@@ -696,38 +696,115 @@ for r in tried["differences"]:
 # How to read it. A bar whose interval holds zero is "no difference within the interval", which is not "no difference": it says how large one could
 # still be. With nine intervals at 95 %, one that excludes zero by chance is no surprise.
 #
-# Now the other resolution, the same weights validated on pictures half as large again. The published membership divides by sums over tokens, so it flattens when
+# Now other resolutions: the same weights, validated on the same scenes enlarged. The published membership divides by sums over tokens, so it flattens when
 # there are more of them; the improved one should not mind.
 
 # %%
-names = list(form["difficulties"])
-kept = {block: [average(block, d, other) / average(block, d, "mAP50") for d in names] for block in tried["blocks"]}
-show(plots.bars(names, kept, hlines={"nothing lost": 1.0}, title=f"Trained at {form['size']} px, measured at {form['other_size']} px",
-                ylabel="share of the mAP50 kept", xlabel="difficulty", ax=plots.row(1, 6.5, 3.8)[0]),
-     alt="Groups of four bars for three difficulties: the share of mAP50 that each block keeps at the larger size, below one for all",
-     digest="kept in easy, " + ", ".join(f"{block} {values[0]:.2f}" for block, values in kept.items()))
+sizes = [form["size"], *form["other_sizes"]]
+at_sizes = lambda block, d: [average(block, d, "mAP50"), *(average(block, d, trial.at_size(s)) for s in form["other_sizes"])]
+for difficulty, ax in zip(("easy", "context"), plots.row(2)):
+    fig = plots.lines(sizes, {block: at_sizes(block, difficulty) for block in tried["blocks"]}, markers=True, ax=ax,
+                      title=f"Trained at {form['size']} px: {difficulty}", xlabel="validated at (pixels)", ylabel="mAP50, mean over the seeds")
+show(fig, alt="Two panels with four falling curves each, mAP50 over the size of the pictures: the four blocks fall together",
+     digest="easy at " + ", ".join(f"{s} px {min(v):.2f} to {max(v):.2f}" for s, v in
+                                   zip(sizes, zip(*(at_sizes(block, "easy") for block in tried["blocks"])))))
 
 # %%
-for r in tried["differences"]:
-    if r["metric"] == other and r["against"] == "tssa" and r["block"] == "tssa improved":
-        print(f"{r['difficulty']:8} improved minus published at {form['other_size']} px: {r['mean']:+.3f}  [{r['low']:+.3f}, {r['high']:+.3f}]")
+other = [r for r in tried["differences"] if r["metric"] in map(trial.at_size, form["other_sizes"])]
+for against in ("none", "tssa"):
+    pairs = [r for r in other if r["against"] == against and (against == "none" or r["block"] == "tssa improved")]
+    print(f"against {against}: {sum(r['low'] > 0 or r['high'] < 0 for r in pairs)} of {len(pairs)} intervals exclude zero")
+    for r in pairs:
+        if r["low"] > 0 or r["high"] < 0:
+            print(f"    {r['metric']}, {r['difficulty']}: {r['block']} {r['mean']:+.3f}  [{r['low']:+.3f}, {r['high']:+.3f}] at a level of {r['level']:.3f}")
 
 # %% [markdown]
 # What does the trial support?
 #
 # - **At the trained size, nothing:** every interval holds zero, softmax attention's as well as TSSA's. On scenes this small, attention
-#   at stride 32 has nine tokens to mix, and whether it mixes them, and how, is lost in the scatter between seeds. The intervals say how much could be hidden: in *context* a
-#   tenth of mAP50 either way. That is no evidence that the blocks are equal.
-# - **The improved form did not help there:** heads of 16, mean-square logits and θ = 4 together are not better than the published form. So that one
-#   stays the default of `C2TSSA`, and the improvements stay switches.
-# - **At the other size** all blocks lose a third of their mAP50 or more. In *hard* the improved form loses less than the published one, by an interval that
-#   excludes zero, but at a mAP50 below a tenth, and it is one of many intervals: a hint that agrees with the theory, not a result.
+#   at stride 32 has nine tokens to mix, and whether it mixes them, and how, is lost in the scatter between seeds. The intervals say how much could be hidden: in
+#   *context* 0.1 of mAP50, a quarter of the score, either way. That is no evidence that the blocks are equal.
+# - **Nor is the improved form seen to help:** heads of 16, mean-square logits and θ = 4 together differ from the published form by less
+#   than the intervals, in *easy* ± 0.12. The published form stays the default of `C2TSSA`, and the improvements stay switches.
+# - **At other sizes** all blocks fall together, because digits of twice the size are strange to the convolutions, too. A few of the many
+#   intervals exclude zero, most at a low level and not at the next size: what chance would give, and no more.
 # - *Context* did not show what it was made for. The pooling before row 10 already sees the whole of a map of nine places, so even "none" could find the cue.
 #
-# So the answer of this series to "is it any good in a detector?" is, as far as two CPU cores can tell: as good as softmax attention at the same
-# place, within intervals that are wide, and cheaper where pictures are large. Pictures of 640 pixels and more, where attention has hundreds of tokens, are what the full form
-# on a GPU, and your own data, are for.
+# ## 10.11 One switch at a time
 #
+# The improved form turned three switches at once. Two of them might help and one do harm. So each suggestion of the derivation gets a training of its own,
+# beside the published form and the block without attention:
+#
+# | switch | what changes | why it might help |
+# |---|---|---|
+# | rms | logits are means of squares, not shares of a sum | memberships no longer depend on the number of tokens (lesson 6) |
+# | rms temp | θ = 4 at the start, with rms | Π is selective from the first step on, and so has a gradient worth following |
+# | heads 32, heads 16 | 4 or 8 heads of 32 or 16 coordinates, not 2 of 64 | the logits of a narrow head spread more: fewer squares are averaged |
+# | code | memberships by corrected code lengths | the assignment that the rate itself asks for (lesson 6) |
+# | tied | the output map is the projection's transpose | the update is the gradient again, and has a safe step (lessons 5 and 7) |
+#
+# Two of them meet the batch norm of YOLO's convolutions. *Tied* must transpose what the projection computes as a whole, so with $W$ the convolution's weights, $\gamma$ the
+# scales that batch norm learned and $\sigma$ its standard deviations, channel by channel,
+#
+# $$
+# V = W^\top \operatorname{Diag}(\gamma / \sigma)\, \operatorname{TSSA}(Y) = -n\, \nabla_X R_c^{\mathrm{var}}, \qquad Y = \operatorname{Diag}(\gamma / \sigma)\, W X + \text{shift} \tag{10.9}
+# $$
+#
+# *(10.9) Checked. With the transpose of projection and batch norm as output map, the block's attention is minus n times the gradient of the variational rate, Π held fixed — this series · `yolo.TSSAttention`*
+
+# %%
+tied = yolo.TSSAttention(32, 4, tied=True).eval()                          # double precision, as all here
+for tensor in (tied.qkv.bn.weight, tied.qkv.bn.bias, tied.qkv.bn.running_mean):
+    torch.nn.init.normal_(tensor)
+tied.qkv.bn.running_var.uniform_(0.5, 2.0)
+X = torch.randn(1, 32, 4, 6, requires_grad=True)                           # n = 24 tokens
+Pi = tied.statistics(X).Pi.detach()                                        # (1, K, n), held fixed
+
+# %%
+def variational_rate(X):
+    """R_c^var of the projected tokens with c = 1: half the logarithms of 1 + s, weighted by group size."""
+    s = tssa.second_moments(tied.project(X), Pi)                           # (1, K, p)
+    return (Pi.sum(-1) / 24 * (1 + s).log().sum(-1)).sum() / 2
+
+gradient, = torch.autograd.grad(variational_rate(X), X)
+tied.pe = torch.nn.Identity()
+tied.pe.forward, tied.proj = torch.zeros_like, torch.nn.Identity()         # the attention alone
+check("10.9", tied(X), -24 * gradient, "tied attention of the block against autograd", tol=1e-8)          # 1e-8 is added to n_k
+
+# %% [markdown]
+# *Code* meets it worse. Batch norm gives all channels the same second moment. But a code length asks *which* directions are the large ones, and if none are, then every
+# head codes every token at the same length:
+#
+# $$
+# s_{ki} = \rho_k = 1 \ \text{for all } k, i \quad \Longrightarrow \quad T_{jk} = d\,(\ln 2 - \tfrac12) + \tfrac12 \lVert y_j \rVert^2, \qquad \pi_{jk} = \tfrac1K \tag{10.10}
+# $$
+#
+# *(10.10) Checked. Between channels of equal second moments (c = 1) the corrected code lengths do not depend on the head, so memberships are uniform — this series · `tssa.memberships`*
+
+# %%
+y = torch.randn(60, 32)
+y = y / y.square().mean(0).sqrt()                                          # (n, d), every channel with second moment 1
+heads = torch.eye(32).unflatten(1, (4, 8)).transpose(0, 1)                 # (K, d, p): eight channels a head
+T = rates.code_lengths(y, torch.full((4, 60), 0.25), heads, eps2=32.0, corrected=True)
+check("10.10", T, (32 * (math.log(2) - 0.5) + (y ** 2).sum(1) / 2).expand(4, 60), "code lengths after batch norm")
+
+w = y.T.unflatten(0, (4, 8)).mT                                            # (K, n, p)
+check("10.10", tssa.memberships(w, 1.0, "code"), torch.full((4, 60), 0.25), "the block's memberships from them")
+
+# %% [markdown]
+# In a network there is a little more to read: batch norm evens out the moments over a whole batch, not in each picture, and it learns scales.
+#
+# **Predict:** which switch, if any, will the trial see?
+
+# %%
+switches = json.loads((trial.RESULTS / "switches.json").read_text())
+print(f"{switches['command']} · {switches['date']} · {len(switches['rows'])} trainings, seeds {switches['seeds']}")
+for r in switches["differences"]:
+    if r["metric"] == "mAP50" and r["against"] == "tssa" and r["block"] != "none":
+        print(f"{r['difficulty']:6} {r['block']:14} minus published {r['mean']:+.3f}  [{r['low']:+.3f}, {r['high']:+.3f}]  level {r['level']:.3f}")
+
+# %%
+@@SWITCHTEXT@@
 # ## Takeaways
 #
 # - YOLO11 has one block of attention, C2PSA in row 10, at stride 32; half of its channels pass through it.

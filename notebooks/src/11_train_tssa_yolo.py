@@ -326,7 +326,7 @@ show(plots.pictures([m for pair in zip(pictures, maps) for m in pair],
 
 # %% [markdown]
 # To say it in one number: the *entropy* of a token's memberships, divided by the largest possible, is 1 if the token
-# is shared out evenly and 0 if it belongs to one head. 
+# is shared out evenly and 0 if it belongs to one head.
 
 # %%
 def evenness(Pi):
