@@ -2,6 +2,7 @@
 
     python notebooks/build.py [NAME ...] [--timeout 600]   run and write (all lessons, or the named: 03, 03_name, a path)
     python notebooks/build.py [NAME ...] --check           compare sources and stored notebooks, run nothing
+    python notebooks/build.py [NAME ...] --prose           take over changed text and keep the outputs, if the code is the same
 
 The same source and the same outputs give the same bytes, so "build again, then git diff" is a test.
 """
@@ -74,6 +75,15 @@ def run(notebook, timeout, name):
             cell.outputs = [output for output in outputs if output.get("data", True)]
 
 
+def keep_outputs(notebook, target):
+    """The outputs of the stored notebook for the same code; ValueError where a code cell changed."""
+    new, old = ([cell for cell in each.cells if cell.cell_type == "code"] for each in (notebook, nbformat.read(target, as_version=4)))
+    if [cell.source for cell in new] != [cell.source for cell in old]:
+        raise ValueError("expected the same code as in the stored notebook, got changes: run it")
+    for cell, stored in zip(new, old):
+        cell.outputs, cell.execution_count = stored.outputs, stored.execution_count
+
+
 def leaks(notebook):
     """Paths, host and user names in the outputs: what a reader on another machine should not see."""
     names = [re.escape(name) for name in (socket.gethostname(), getpass.getuser()) if len(name) > 4]
@@ -106,6 +116,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*")
     parser.add_argument("--check", action="store_true")
+    parser.add_argument("--prose", action="store_true")
     parser.add_argument("--timeout", type=int, default=600, help="seconds a cell may take")
     args = parser.parse_args()
     failed = False
@@ -116,7 +127,7 @@ def main():
         else:
             notebook = read_source(source)
             try:
-                run(notebook, args.timeout, source.stem)
+                keep_outputs(notebook, target) if args.prose else run(notebook, args.timeout, source.stem)
                 problems = [f"private text in an output: {leak}" for leak in leaks(notebook)]
             except Exception as error:  # a cell that raises or takes too long: say which, go on with the next lesson
                 problems = [str(error)]

@@ -209,7 +209,7 @@ def test_torchscript_gives_the_same_candidates(best):
 
 
 def test_openvino_gives_the_same_candidates(best):
-    openvino = pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    openvino = pytest.importorskip("openvino", reason="OpenVINO is an extra: pip install -e .[openvino]")
     folder = export(YOLO(str(best)), "openvino", imgsz=64, dynamic=True)
     exact = {"INFERENCE_PRECISION_HINT": "f32"}  # its default on this processor may be bf16: a quarter of a pixel off
     compiled = openvino.Core().compile_model(str(next(folder.glob("*.xml"))), "CPU", exact)

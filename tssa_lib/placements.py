@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from tssa_lib.bench import Moved
 from tssa_lib.manifest import manifest
 from tssa_lib.yolo import YOLO
 
@@ -41,17 +40,6 @@ class Cost(NamedTuple):
     largest: int         # bytes of the largest tensor that any operation makes, in float32
 
 
-class _Largest(TorchDispatchMode):
-    def __init__(self) -> None:
-        super().__init__()
-        self.bytes = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        self.bytes = max([self.bytes, *(t.nbytes for t in tree_leaves(out) if isinstance(t, torch.Tensor))])
-        return out
-
-
 def count(model: torch.nn.Module, height: int, width: int | None = None) -> Cost:
     """The cost of one picture of height × width pixels, counted without computing anything.
 
@@ -64,11 +52,11 @@ def count(model: torch.nn.Module, height: int, width: int | None = None) -> Cost
     shapes_only = copy.deepcopy(model).eval().float().to("meta")
     shapes_only.model[-1].training = True  # the head gives its maps and does not decode them into boxes
     picture = torch.empty(1, 3, height, width or height, device="meta", dtype=torch.float32)
-    with torch.no_grad(), FlopCounterMode(display=False) as flops, _Largest() as largest:
+    with torch.no_grad(), FlopCounterMode(display=False) as flops, Moved() as moved:
         shapes_only(picture)
     by_module = {name: sum(ops.values()) for name, ops in flops.get_flop_counts().items()}
     attention = sum(n for name, n in by_module.items() if name.endswith(".attn"))
-    return Cost(flops.get_total_flops() // 2, attention // 2, largest.bytes)
+    return Cost(flops.get_total_flops() // 2, attention // 2, moved.largest)
 
 
 def seconds(names: list[str], size: int, budget: float = 40.0, most: int = 21) -> dict[str, list[tuple[float, float]]]:

@@ -232,7 +232,7 @@ def export(model: YOLO, format: str = "onnx", **settings: Any) -> Path:
     """Write a trained detector in another format, quietly, and return where.
 
     settings: any of Ultralytics' `export`, above all imgsz; ONNX takes other sizes, too (dynamic).
-    Tried with TSSA: onnx, torchscript, openvino. `ValueError` for a format that nobody knows, and for those
+    Tried with TSSA: onnx, torchscript, openvino (an extra: `pip install -e .[openvino]`). `ValueError` for a format that nobody knows, and for those
     without float32: TSSA's squares, divided by their sum over all tokens, need more than eight or sixteen bits.
     """
     if format in NO_FLOAT32:
