@@ -497,8 +497,7 @@ check("4.16", torch.stack([auto, central(lambda a: turned(a, M5), A.detach())]),
 # f(m_{ii} + m_{ij} \sin 2a) + f(m_{ii} - m_{ij} \sin 2a) \;\le\; 2\, f(m_{ii}) \tag{4.17}
 # $$
 #
-# *(4.17) Checked. At equal diagonal entries no rotation goes up, and a small one goes down if the off-diagonal entry is not zero; so no
-# stationary point but the best is a minimum — this series*
+# *(4.17) Checked. At equal diagonal entries no rotation goes up, and a small one goes down if the off-diagonal entry is not zero; so no stationary point but the best is a minimum — this series*
 
 # %%
 level, link, turn_by = 1 + torch.rand(200), 0.1 + 0.8 * torch.rand(200), 0.2 + torch.rand(200)
