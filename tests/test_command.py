@@ -61,6 +61,7 @@ def test_train_is_the_customary_full_recipe(monkeypatch, capsys):
     assert command.main(words) == 0, "settings may stand anywhere"
     assert asked["weights"] is None and asked["model"] == "yolo11n-tssa-p4p5.yaml"
     assert (asked["epochs"], asked["imgsz"], asked["batch"]) == (7, 64, 2)
+    assert command.main(["train", "--data", "my.yaml", "--model", "best.pt"]) == 0 and asked["weights"] is None
     monkeypatch.setattr(training, "train", lambda *a, **k: asked.update(k, a=a))
     assert command.main(["train", "--data", "my.yaml", "--recipe", "scenes"]) == 0 and asked["weights"] is None
     assert command.main(["train", "--data", "my.yaml", "--recipe", "scenes", "--weights", "stock"]) == 0

@@ -213,9 +213,17 @@ def test_hooks_parametrisations_and_replaced_maps_are_respected():
             with torch.no_grad():
                 [p.mul_(2) for p in made.get_submodule(name).parameters()]
             torch.testing.assert_close(made(x), made.straightforward(x), **EXACT)
-    made = layer()
-    made.to_out = torch.nn.Identity()
-    torch.testing.assert_close(made(x), made.straightforward(x), rtol=0, atol=0)
+    for name in ("attn_drop", "to_out", "to_out.1"):
+        made = layer().eval()
+        plain = made(x)
+        made.get_submodule(name).register_forward_hook(lambda m, i, y: 2 * y)
+        torch.testing.assert_close(made(x), made.straightforward(x), **EXACT)
+        assert not torch.allclose(made(x), plain), f"a hook on {name} counts"
+    for change in (lambda m: setattr(m, "to_out", torch.nn.Identity()), lambda m: m.to_out.append(torch.nn.LayerNorm(6).double()),
+                   lambda m: m.to_out.__setitem__(1, torch.nn.GELU()), lambda m: setattr(m, "attn_drop", torch.nn.Tanh())):
+        made = layer()
+        change(made)
+        torch.testing.assert_close(made(x), made.straightforward(x), **EXACT)
 
 
 def test_dropout():

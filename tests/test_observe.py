@@ -76,6 +76,7 @@ def test_entropy_is_one_for_uniform_and_zero_for_hard_memberships():
     np.zeros((1, 1, 3), np.uint8), np.zeros((30, 20, 4), np.uint8)], ids=["rgb", "grey", "one pixel", "rgba"])
 def test_pictures_of_every_kind(yolo, image):
     shown, seen = observe.look(yolo, image, 64)
+    assert torch.equal(observe.look(yolo.model, image, 64)[1][0].Pi, seen[0].Pi), "the network itself will do"
     rows, cols = seen[0].grid
     assert shown.shape[0] == 32 * rows and shown.shape[1] == 32 * cols and max(rows, cols) == 2
 

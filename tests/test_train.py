@@ -249,6 +249,10 @@ def test_full_recipe_is_the_customary_one(tiny, tmp_path, monkeypatch):
     training.full_recipe(tiny, size="s", workers=2)
     assert asked["a"] == (tiny, "yolo11s-tssa.yaml") and asked["weights"] == "yolo11s.pt" and asked["workers"] == 2
     assert (asked["epochs"], asked["imgsz"], asked["batch"], asked["amp"]) == (300, 640, 64, True)
+    training.full_recipe(tiny, model="yolo11n-tssa-p4p5.yaml")
+    assert asked["a"][1] == "yolo11n-tssa-p4p5.yaml" and asked["weights"] == "yolo11n.pt"
+    training.full_recipe(tiny, model="best.pt")
+    assert asked["a"][1] == "best.pt" and asked["weights"] is None, "stock weights would replace what it has learned"
     monkeypatch.undo()
     short = {**SHORT, "device": "cpu"}
     run = training.full_recipe(tiny, weights=None, folder=tmp_path / "full", quiet=True, **short)
@@ -294,6 +298,11 @@ def test_a_data_yaml_without_its_keys_is_named(tmp_path):
     (tmp_path / "data.yaml").write_text("train: images\nnames: {0: cat}\n")
     with pytest.raises(ValueError, match="expected the keys train, val and names in data.yaml, got .*: val missing"):
         train(tmp_path / "data.yaml", quiet=True)
+    (tmp_path / "data.yaml").write_text("train: images\nval:\nnames: {0: cat}\n")
+    with pytest.raises(ValueError, match="val missing"):
+        check_data(tmp_path / "data.yaml")
+    with pytest.raises(ValueError, match="expected folder=… in place of name, project"):
+        train(tmp_path / "data.yaml", project="out", name="one")
     (tmp_path / "data.yaml").write_text("train: images\nval: images\n")
     with pytest.raises(ValueError, match="names missing"):
         check_data(tmp_path / "data.yaml")
@@ -319,8 +328,10 @@ def test_images_that_cannot_be_read_are_named(tmp_path):
     data = make_scenes(SceneSpec(train=9, val=2, size=64, digits=(1, 2)), tmp_path)
     bad = data.parent / "images" / "train" / "00003.bmp"
     bad.write_bytes(b"not a picture")
+    model = YOLO("yolo11n-tssa.yaml")
     with pytest.raises(ValueError, match="expected readable train images .* got 1 that aren't: 00003.bmp"):
-        train(data, folder=tmp_path / "run", quiet=True, **SHORT)
+        train(data, model, folder=tmp_path / "run", quiet=True, **SHORT)
+    assert train(data, model, folder=tmp_path / "run", quiet=True, drop_bad=True, **SHORT).best.is_file(), "the advice works"
     model = YOLO("yolo11n-tssa.yaml")
     for source in (bad, bad.parent, [str(bad)]):
         with pytest.raises(ValueError, match="expected an image that can be read, got .*00003.bmp"):
@@ -331,7 +342,10 @@ def test_predict_takes_arrays_and_folders(tiny):
     model = YOLO("yolo11n-tssa.yaml")
     picture = np.asarray(Image.open(sorted((tiny.parent / "images" / "val").iterdir())[0]))
     assert len(predict(model, picture, imgsz=64)) == 1
-    assert len(predict(model, tiny.parent / "images" / "val", imgsz=64)) == TINY.val
+    folder = tiny.parent / "images" / "val"
+    assert len(predict(model, folder, imgsz=64)) == len(predict(model, f"{folder}/*.bmp", imgsz=64)) == TINY.val
+    with pytest.raises(FileNotFoundError, match="expected a picture, found no file .*lost.png"):
+        predict(model, folder / "lost.png")
 
 
 def test_check_data_knows_the_names_that_ultralytics_ships(monkeypatch):

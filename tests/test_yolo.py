@@ -166,7 +166,7 @@ def test_every_switch_builds_carries_weights_and_fuses(switches):
     torch.manual_seed(0)
     ours = YOLO("yolo11n-tssa.yaml")
     ours.model = tasks.DetectionModel({**yolo.with_attention(("P5",), **switches), "scale": "n"}, verbose=False)
-    found, tied = yolo.load(ours, stock.model), switches.get("tied", False)
+    found, tied = yolo.load(ours, stock), switches.get("tied", False)
     assert set(found.fresh) == {f"model.10.m.0.attn.{name}" for name in ("temp", *(("proj.weight", "proj.bias") if tied else ()))}
     assert found.parameters == sum(p.numel() for p in ours.model.parameters()) - 2 - 256 * tied
     attn = ours.model.model[10].m[0].attn
@@ -256,6 +256,8 @@ def test_what_is_no_checkpoint_is_named(tmp_path):
     ours = YOLO("yolo11n-tssa.yaml")
     with pytest.raises(ValueError, match="expected two Ultralytics models, got DetectionModel and Linear"):
         yolo.load(ours, torch.nn.Linear(2, 2))
+    with pytest.raises(ValueError, match=r"expected a checkpoint \(.pt\) or a model, got .*notes.txt"):
+        yolo.load(ours, tmp_path / "notes.txt")
     (tmp_path / "notes.pt").write_text("not a checkpoint")
     with pytest.raises(TypeError, match="notes.pt"):
         yolo.load(ours, tmp_path / "notes.pt")
@@ -281,6 +283,8 @@ def test_heads_that_do_not_divide_are_named():
         C2TSSA(64, 128)
     with pytest.raises(ValueError, match="got 'token'"):
         C2TSSA(128, 128, normalize="token")
+    with pytest.raises(ValueError, match="expected head_width >= 1, got 0"):
+        C2TSSA(128, 128, head_width=0)
 
 
 # --- other processes --------------------------------------------------------------------------

@@ -61,7 +61,8 @@ def train(given: argparse.Namespace) -> None:
     from tssa_lib import train as training
 
     settings = {"folder": given.folder, "drop_bad": given.drop_bad, **_settings(given.settings, OF_TRAIN)}
-    weights = given.weights or ("stock" if given.recipe == "full" else "none")
+    trained = str(given.model).endswith(".pt")  # it goes on from its own weights
+    weights = given.weights or ("stock" if given.recipe == "full" and not trained else "none")
     settings["weights"] = {"none": None, "stock": f"yolo11{given.size}.pt"}.get(weights, weights)
     settings["model"] = given.model or f"yolo11{given.size}-tssa.yaml"
     if given.recipe == "full":
@@ -128,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--size", choices="nsmlx", default="n", help="scale of the model, from nano to extra large (default: n)")
     one.add_argument("--model", help="model YAML, e.g. yolo11n-tssa-p4p5.yaml, or a checkpoint (default: yolo11<size>-tssa.yaml)")
     one.add_argument("--weights", help="carried over before training: stock (yolo11<size>.pt, downloaded if need be), none, or a "
-                                       "checkpoint (default: stock; none for --recipe scenes)")  # fmt: skip
+                                       "checkpoint (default: stock; none for --recipe scenes or a trained --model)")  # fmt: skip
     one.add_argument("--recipe", choices=("full", "scenes"), default="full",
                      help="full: 300 epochs, 640 px, batch 64, SGD, mixed precision; scenes: a few epochs at 128 px, for the digit scenes")
     one.add_argument("--folder", help="where the run is written, new or empty (default: data/runs/train<number>)")

@@ -29,6 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tssa_lib.attention import MSSA, XCA, Attention, Chunked, Linformer, Nystrom, RateGradient, SlidingWindow, WrittenOut
 from tssa_lib.manifest import manifest
+from tssa_lib.scenes import data_dir
 from tssa_lib.tssa import MASS, TSSA
 
 RESULTS = Path(__file__).resolve().parents[1] / "data" / "results" / "linear_time.json"
@@ -294,7 +295,7 @@ def targets(result: dict) -> list[dict]:
 
 
 def markdown(result: dict) -> str:
-    """The result as two Markdown tables: the goals, and milliseconds at each size. The README and lesson 9 show it."""
+    """The result as two Markdown tables: the goals, and milliseconds at each size. Lesson 9 shows it."""
     mark = {True: "met", False: "not met", None: "reported"}
     lines = ["| goal | limit | measured, worst cell | |", "|---|---|---|---|"]
     lines += [f"| {t['goal']} | {t['sign'].replace('<=', '≤').replace('>=', '≥')} {t['limit'] or ''} | {t['measured']:.2f} | {mark[t['met']]} |"
@@ -358,17 +359,18 @@ def main(argv: list[str] | None = None) -> None:
         "and end is recorded. Lesson 9 and the README show the committed file; after a new run, build the lesson again."))
     parser.add_argument("--quick", action="store_true", help="width 128 and N up to 6,400 only")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="PyTorch's threads (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=RESULTS,
-                        help="JSON to write; the picture goes beside it (default: data/results/linear_time.json)")
+    parser.add_argument("--out", type=Path,
+                        help="JSON to write; the picture goes beside it (default: data/results/linear_time.json, quick: data/runs/bench.json)")
     args = parser.parse_args(argv)
     if args.threads < 1:
         parser.error(f"expected --threads >= 1, got {args.threads}")
     torch.set_num_threads(args.threads)
     command = " ".join(["python -m tssa_lib.bench", *(sys.argv[1:] if argv is None else argv)])
     result = json.loads(json.dumps(run(args.quick, command)), parse_float=lambda v: float(f"{float(v):.5g}"))
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    curves(result).savefig(args.out.with_suffix(".png"), dpi=100, bbox_inches="tight", metadata={"Software": None})
+    out = args.out or (data_dir() / "runs" / "bench.json" if args.quick else RESULTS)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    curves(result).savefig(out.with_suffix(".png"), dpi=100, bbox_inches="tight", metadata={"Software": None})
     print(markdown(result))
 
 

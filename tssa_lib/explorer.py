@@ -13,13 +13,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from matplotlib import colormaps
 from PIL import Image
 from torch import Tensor
 
+from tssa_lib.photos import load_image
 from tssa_lib.plots import COLORS
 from tssa_lib.rates import code_lengths
 
@@ -29,13 +30,13 @@ TEMPLATE = Path(__file__).with_name("explorer.html")
 
 @dataclass(frozen=True)
 class Explorer:
-    """What the view shows: a picture (H, W, 3) in 0…1, its tokens (N, d) on a grid of rows × columns, and
+    """What the view shows: a picture, as `photos.load_image` reads it, its tokens (N, d) on a grid of rows × columns, and
     for each K memberships (K, N) and bases (K, d, p), all of one p. A notebook shows it as it is.
 
     `eps2` is the precision of the objective, `eta` the knob's middle position. ValueError where shapes differ.
     """
 
-    image: np.ndarray
+    image: Any
     tokens: Tensor
     grid: tuple[int, int]
     groups: Mapping[int, tuple[Tensor, Tensor]]
@@ -54,7 +55,7 @@ class Explorer:
             raise ValueError(f"expected bases of one width p, got {sorted(widths)}")
 
     def _repr_html_(self) -> str:
-        picture = Image.fromarray((np.asarray(self.image).clip(0, 1) * 255).astype(np.uint8))
+        picture = Image.fromarray(load_image(self.image))
         picture = picture.resize((WIDTH, max(1, round(WIDTH * picture.height / picture.width))))
         picture.save(buffer := io.BytesIO(), format="JPEG", quality=80)
         K = sorted(self.groups)[len(self.groups) // 2]

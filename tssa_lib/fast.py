@@ -64,9 +64,9 @@ def eager(x: Tensor) -> bool:
             and not torch.is_autocast_enabled(x.device.type))
 
 
-def bare(m: nn.Module | None) -> bool:
-    """Whether m is a linear layer that nobody replaced, parametrised or hooked."""
-    return type(m) is nn.Linear and not (m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks)
+def bare(m: nn.Module, kind: type[nn.Module] = nn.Linear) -> bool:
+    """Whether m is the layer's own module of this kind, which nobody replaced, parametrised or hooked."""
+    return type(m) is kind and not (m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks)
 
 
 def _heads(w: Tensor, K: int, tokens_first: bool) -> Tensor:

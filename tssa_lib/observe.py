@@ -76,7 +76,7 @@ def look(model: Any, image: Any, size: int | tuple[int, int] = 320) -> tuple[np.
     `side`. `image` is anything `photos.load_image` reads. `size` is the longest side, rounded to multiples of
     32, or (H, W) exactly.
     """
-    module = getattr(model, "model", model)
+    module = model.model if hasattr(model, "predictor") else model  # a YOLO wraps its network, which has a .model as well
     picture = load_image(image)
     if side := getattr(module, "side", None):
         size = (side, side)

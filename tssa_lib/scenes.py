@@ -57,7 +57,7 @@ def data_dir() -> Path:
 
 @functools.cache
 def _photo(name: str) -> np.ndarray:
-    """A photograph, (H, W, 3) uint8, from the reduced lossless copy in `tssa_lib/photos`."""
+    """A photograph, (H, W, 3) uint8, from the reduced lossless copy in `tssa_lib/pictures`."""
     with Image.open(Path(__file__).with_name("pictures") / f"{name}.png") as image:
         return np.asarray(image.convert("RGB"))
 

@@ -1,6 +1,6 @@
 """Train a TSSA-YOLO: Ultralytics' own trainer, with checked input, a live curve and a result to keep.
 
-Lesson 11 uses every function here. The trainer, the losses and the metrics are Ultralytics'; this
+Lesson 11 trains with these functions. The trainer, the losses and the metrics are Ultralytics'; this
 file chooses settings, notices bad data before hours are spent, and gathers what a run made.
 """
 
@@ -119,6 +119,8 @@ def train(
     >>> run.best.exists(), sorted(run.metrics)
     (True, ['mAP50', 'mAP50-95', 'precision', 'recall'])
     """
+    if taken := settings.keys() & {"project", "name", "exist_ok"}:
+        raise ValueError(f"expected folder=… in place of {', '.join(sorted(taken))}")
     folder = _new_folder(folder)
     with _logging(quiet):
         described = check_data(data)
@@ -154,12 +156,13 @@ def full_recipe(data: str | Path, size: str = "n", weights: str | Path | None = 
 
     It runs on all GPUs of the machine, or on the CPU. size: n, s, m, l or x (`scale` is a setting of
     Ultralytics, for augmentation); weights: "stock" carries over Ultralytics'
-    `yolo11<size>.pt` (downloaded when it isn't there), a path another checkpoint, None nothing;
-    model: another model than `yolo11<size>-tssa.yaml`, e.g. "yolo11n-tssa-p4p5.yaml" or a plan of
+    `yolo11<size>.pt` (downloaded when it isn't there; not into a trained `model`), a path another
+    checkpoint, None nothing; model: another model than `yolo11<size>-tssa.yaml`, e.g. "yolo11n-tssa-p4p5.yaml" or a plan of
     one's own made with `yolo.with_attention`. settings override `FULL` and go to `train`.
     """
-    if weights == "stock":
-        weights = f"yolo11{size}.pt"
+    if weights == "stock":  # into a fresh model only: they would replace what a checkpoint has learned
+        trained = model.ckpt if isinstance(model, YOLO) else Path(model or "").suffix == ".pt"
+        weights = None if trained else f"yolo11{size}.pt"
     gpus = torch.cuda.device_count()
     device = list(range(gpus)) if gpus else "cpu"
     return train(data, model or f"yolo11{size}-tssa.yaml", weights=weights, **{"device": device, **FULL, **settings})
@@ -174,7 +177,7 @@ def check_data(data: str | Path) -> dict[str, Any]:
     path = Path(data)
     if path.is_file():
         found = YAML.load(path)
-        missing = [k for k in ("train", "val") if k not in found]
+        missing = [k for k in ("train", "val") if not found.get(k)]
         missing += [] if "names" in found or "nc" in found else ["names"]
         if missing:
             raise ValueError(f"expected the keys train, val and names in {path.name}, got {sorted(found)}: "
@@ -384,7 +387,7 @@ def _refuse_bad_images(trainer) -> None:
             raise ValueError(
                 f"expected readable {split} images with valid labels, got {len(bad)} that aren't: "
                 f"{', '.join(Path(p).name for p in bad[:5])}{', …' if len(bad) > 5 else ''}; "
-                "mend or remove them, or pass drop_bad=True"
+                "mend or remove them, or leave them out (drop_bad=True; in a shell --drop-bad)"
             )
 
 

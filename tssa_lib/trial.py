@@ -32,6 +32,7 @@ from tssa_lib.manifest import manifest
 from tssa_lib.scenes import SceneSpec, data_dir, digest, make_scenes
 from tssa_lib.train import SCENES, train, validate
 from tssa_lib.yolo import YAML, YOLO
+from ultralytics.utils.files import increment_path
 
 # What the derivation suggests (lesson 6): logits that don't depend on resolution, narrower heads, and a temperature
 # at which Π is selective at the start. With 16 coordinates a head, the logits' spread over heads is about θ·√(2/16).
@@ -150,7 +151,7 @@ def one(block: str, difficulty: str, seed: int, form: Form, folder: Path, device
     cost = placements.count(model.model, form.size)
     settings = {**SCENES, "imgsz": form.size, "epochs": form.epochs, "seed": seed, "device": device, "val": False}
     processor = time.process_time()
-    run = train(data, model, folder=_fresh(folder / name), quiet=True, **settings)
+    run = train(data, model, folder=increment_path(folder / name / "run", sep=""), quiet=True, **settings)
     processor = time.process_time() - processor
     last = YOLO(str(run.last))  # the last epoch's, for all alike: choosing the best epoch would flatter
     square = {"rect": False, "device": device}  # Ultralytics else adds a border of half a stride: 16 tokens for the 9 trained with
@@ -171,12 +172,6 @@ def one(block: str, difficulty: str, seed: int, form: Form, folder: Path, device
 def at_size(pixels: int) -> str:
     """The name of a metric: mAP50 on pictures of another size than the trained."""
     return f"mAP50 at {pixels} px"
-
-
-def _fresh(folder: Path) -> Path:
-    """A name for a run that holds none yet: one that was stopped in the middle is begun again."""
-    tries = [folder / f"run{i}" for i in range(1, 1000)]
-    return next(path for path in tries if not path.exists())
 
 
 # --- the comparison -----------------------------------------------------------------------------
@@ -306,13 +301,15 @@ def main(words: list[str] | None = None) -> None:
     given = parser.parse_args(words)
     if given.workers < 1:
         parser.error(f"expected --workers >= 1, got {given.workers}")
+    if given.epochs is not None and given.epochs < 1:
+        parser.error(f"expected --epochs >= 1, got {given.epochs}")
     if given.seeds is not None and given.seeds < 2:
         parser.error(f"expected --seeds >= 2, as differences are paired, got {given.seeds}")
     form = QUICK if given.quick else LAPTOP if given.laptop else FULL
     if given.switches:
         form = replace(form, difficulties=("easy",))
     asked = dict(seeds=given.seeds, first=given.first_seed, epochs=given.epochs, difficulties=tuple(given.difficulties) if given.difficulties else None)
-    form = replace(form, **{k: v for k, v in asked.items() if v})
+    form = replace(form, **{k: v for k, v in asked.items() if v is not None})
     runs = data_dir() / "runs" / "trial"
     out = given.out or (runs / "quick.json" if given.quick else RESULTS / ("switches.json" if given.switches else "trial.json"))
     blocks = given.blocks or ["none", "tssa", *SWITCHES, "tssa improved"] if given.switches else given.blocks or list(BLOCKS)

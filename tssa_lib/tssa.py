@@ -64,7 +64,13 @@ def _known(normalize: str) -> None:
 
 
 def second_moments(w: Tensor, Pi: Tensor, mass: float = MASS) -> Tensor:
-    """s_k = Σ_j π_jk (U_kᵀz_j)² / (n_k + mass), coordinate by coordinate (lesson 5, eq. 5.2). (…, K, p)."""
+    """s_k = Σ_j π_jk (U_kᵀz_j)² / (n_k + mass), coordinate by coordinate (lesson 5, eq. 5.2).
+
+    w (…, K, N, p), Pi (…, K, N) → (…, K, p).
+
+    >>> second_moments(torch.ones(1, 3, 2), torch.ones(1, 3))
+    tensor([[1., 1.]])
+    """
     share = Pi / (Pi.sum(-1, keepdim=True) + mass)                              # (…, K, N)
     w2 = _wide(w) ** 2                                                          # (…, K, N, p)
     if w2.dtype != w.dtype:                                                     # @ would go back to half
@@ -205,15 +211,15 @@ class TSSA(nn.Module):
         """`straightforward(x)`, computed by `fast_tssa` where that is possible."""
         if torch.compiler.is_compiling() or not (self.fast and eager(x)):       # first: it guards all that it sees
             return self.straightforward(x)
-        qkv, last = self.qkv, getattr(self.to_out, "0", None)
-        plain = self.normalize != "code" and bare(qkv) and (self.tied or bare(last)) and not (self.training and self.attn_drop.p > 0)
-        if not plain:
+        qkv, out, drop = self.qkv, self.to_out, self.attn_drop
+        whole = bare(qkv) and bare(drop, nn.Dropout) and bare(out, nn.Sequential) and len(out) == 2
+        whole = whole and bare(out[0], nn.Identity if self.tied else nn.Linear) and not (self.training and drop.p > 0)
+        if self.normalize == "code" or not whole:
             return self.straightforward(x)
         x, W = self._checked(x), self.bases()
-        out, out_bias = (W.mT, None) if self.tied else (last.weight, last.bias)
-        y = fast_tssa(x, self.temp, W, qkv.bias, out, out_bias, normalize=self.normalize, c=self.c, mass=self.mass,
-                      frozen=self.detach_memberships)
-        return self.to_out[1](y) if self.training else y
+        V, bias = (W.mT, None) if self.tied else (out[0].weight, out[0].bias)
+        return out[1](fast_tssa(x, self.temp, W, qkv.bias, V, bias, normalize=self.normalize, c=self.c, mass=self.mass,
+                                frozen=self.detach_memberships))
 
     def straightforward(self, x: Tensor) -> Tensor:
         w = self.project(x)                                                     # (B, K, N, p)

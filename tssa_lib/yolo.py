@@ -5,7 +5,7 @@ same block with Token Statistics Self-Attention in it (Wu et al. 2024; lesson 7)
 module registers it, so that `YOLO("yolo11n-tssa.yaml")` and every verb after it work; nothing of the
 installed package is edited or copied. Ultralytics is AGPL-3.0, hence so is this project.
 
-It also makes Ultralytics quiet: its settings go to this project's data folder, and there is no
+It also makes Ultralytics quiet: its settings go to `YOLO_CONFIG_DIR` (in a checkout `.cache/ultralytics`), and there is no
 telemetry, version check, package installation or font download. Environment variables that are
 already set win (`YOLO_CONFIG_DIR`, `YOLO_OFFLINE`, `YOLO_AUTOINSTALL`). Data sets and weights asked
 for by name are still downloaded.
@@ -132,9 +132,9 @@ class TSSAttention(TSSA):
 class C2TSSA(C2PSA):
     """`C2PSA` with TSSA in place of softmax attention; half of the channels pass through it.
 
-    c1 = c2 channels, n blocks, e the share of channels that the blocks see, head_width the width
-    of a head (one head when fewer channels are there), normalize, temp and tied as in `TSSA`.
-    `ValueError` for channels that don't agree, or that heads of this width don't divide.
+    c1 = c2 channels, n blocks, e the share of channels c that the blocks see, head_width about the width
+    of a head: max(c // head_width, 1) heads share c; normalize, temp and tied as in `TSSA`.
+    `ValueError` for channels that don't agree, or that so many heads don't divide.
 
     >>> C2TSSA(256, 256).eval()(torch.zeros(1, 256, 4, 4)).shape
     torch.Size([1, 256, 4, 4])
@@ -144,6 +144,8 @@ class C2TSSA(C2PSA):
                  normalize: str = "tokens", temp: float = 1.0, tied: bool = False):  # fmt: skip
         if c1 != c2:
             raise ValueError(f"expected as many output as input channels, got c1={c1}, c2={c2}")
+        if head_width < 1:
+            raise ValueError(f"expected head_width >= 1, got {head_width}")
         super().__init__(c1, c2, n, e)
         for block in self.m:
             block.attn = TSSAttention(self.c, max(self.c // head_width, 1), normalize, temp, tied)
@@ -319,7 +321,7 @@ class Carried(NamedTuple):
         )
 
 
-def load(model: YOLO, weights: str | Path | nn.Module) -> Carried:
+def load(model: YOLO, weights: str | Path | YOLO | nn.Module) -> Carried:
     """Carry over every weight that has a place in `model`, and say how many found one.
 
     From a stock YOLO11, `C2PSA` gives its value rows to our single projection, and its output map,
@@ -328,7 +330,7 @@ def load(model: YOLO, weights: str | Path | nn.Module) -> Carried:
     drop weights set by hand). A detector so made is a starting point, not a finished one: the
     attention's output is another function, so train it.
 
-    weights: a checkpoint's path, or a model. `ValueError` for a checkpoint of another architecture
+    weights: a checkpoint's path, a YOLO or its network. `ValueError` for a checkpoint of another architecture
     or scale (less than half of its parameters would fit) and for a file that isn't `.pt`, `TypeError`
     for a `.pt` without a model.
 
@@ -336,6 +338,7 @@ def load(model: YOLO, weights: str | Path | nn.Module) -> Carried:
     >>> load(ours, stock.model).fresh
     ('model.10.m.0.attn.temp',)
     """
+    weights = weights.model if isinstance(weights, YOLO) else weights
     if not isinstance(weights, nn.Module) and Path(weights).suffix != ".pt":
         raise ValueError(f"expected a checkpoint (.pt) or a model, got {weights}")
     source = weights if isinstance(weights, nn.Module) else tasks.load_checkpoint(weights)[0]
