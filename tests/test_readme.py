@@ -70,11 +70,11 @@ def measured() -> list[str]:
 
     trial, alone = results("trial"), results("stock_vs_tssa")["rows"]
 
-    def tried(difficulty: str) -> str:
+    def tried(difficulty: str, trial: dict = trial, against: str = "none") -> str:
         found = {r["block"]: r for r in trial["differences"]
-                 if (r["metric"], r["against"], r["difficulty"]) == ("mAP50", "none", difficulty)}
+                 if (r["metric"], r["against"], r["difficulty"]) == ("mAP50", against, difficulty) and r["block"] != "none"}
         level = next(iter(found.values()))["level"]
-        return f"{level:.3f} without attention; " + ", ".join(
+        return f"{level:.3f} {'without attention' if against == 'none' else 'published'}; " + ", ".join(
             f"{block} {r['mean']:+.3f} [{r['low']:+.3f}, {r['high']:+.3f}]" for block, r in found.items())
 
     def beside(what: str) -> str:
@@ -89,6 +89,9 @@ def measured() -> list[str]:
         f"| stock YOLO11n, the same scenes, epochs and seed | mAP50 {stock[0]}, mAP50-95 {stock[1]} in {stock[2]} s | the same |",
         *(f"| the fair trial, {d}: mAP50 over {form['seeds']} seeds, {form['epochs']} epochs of {form['train']} scenes at {form['size']} px, "
           f"difference from no attention and its 95 % interval | {tried(d)} | [trial.json](data/results/trial.json) |" for d in form["difficulties"]),
+        f"| easy again, with seeds 5 to 9 alone | {tried('easy', results('again'))} | [again.json](data/results/again.json) |",
+        f"| one switch of TSSA at a time, easy, difference from the published form | {tried('easy', results('switches'), 'tssa')} "
+        "| [switches.json](data/results/switches.json) |",
         f"| TSSA-YOLO11n over YOLO11n, one picture at 640, 1,280, 1,920 px, {results('stock_vs_tssa')['threads']} CPU threads | time {beside('wall_ms')}; "
         f"memory {beside('peak_mib')} | [stock_vs_tssa.json](data/results/stock_vs_tssa.json) |",
         f"| TSSA against softmax attention (SDPA), forward, width 128, {speed['threads']} CPU thread(s), load {speed['load']:.1f} "

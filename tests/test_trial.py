@@ -130,6 +130,27 @@ def test_the_committed_trial_is_whole_and_says_what_lesson_10_says():
     assert all(mean(largest, b, d) <= 0.4 * mean("mAP50", b, d) for b in BLOCKS for d in form["difficulties"]), "all fall together"
 
 
+def test_the_committed_switches_are_whole_and_say_what_lesson_10_says():
+    stored, kept = recomputed("switches")
+    assert list(stored["blocks"]) == ["none", "tssa", *SWITCHES, "tssa improved"] and len(stored["rows"]) == 9 * 5
+    found = [d for key, d in kept.items() if key[:2] == ("mAP50", "tssa") and key[3] != "none"]
+    assert len(found) == 7 and all(d["low"] < 0 < d["high"] and d["mean"] <= 0 for d in found), "no switch is seen to help; all means at or below zero"
+    first = {r["asked"]["seed"]: r["mAP50"] for r in recomputed("trial")[0]["rows"] if (r["asked"]["block"], r["asked"]["difficulty"]) == ("tssa", "easy")}
+    assert first == {r["asked"]["seed"]: r["mAP50"] for r in stored["rows"] if r["asked"]["block"] == "tssa"}, "the same trainings"
+
+
+def test_the_question_asked_again_is_answered_as_lesson_10_says():
+    stored, kept = recomputed("again")
+    first = [r for r in recomputed("trial")[0]["rows"] if r["asked"]["difficulty"] == "easy"]
+    assert stored["seeds"] == [5, 6, 7, 8, 9] and stored["form"]["difficulties"] == ["easy"] and list(stored["blocks"]) == list(BLOCKS)
+    assert all(d["low"] < 0 < d["high"] for key, d in kept.items() if key[:2] == ("mAP50", "none")), "new seeds alone: nothing"
+    before, anew = ({d["block"]: d for d in compare(rows)} for rows in (first, stored["rows"]))
+    both = {d["block"]: d for d in compare(first + stored["rows"])}
+    assert 0.4 < anew["tssa"]["mean"] / before["tssa"]["mean"] < 0.6, "half as large"
+    assert both["tssa"]["seeds"] == 10 and 0 < both["tssa"]["low"] < 0.01 and 0.03 < both["tssa"]["mean"] < 0.05
+    assert both["softmax"]["low"] < 0 and both["tssa improved"]["low"] < 0
+
+
 def recomputed(name: str) -> tuple[dict, dict]:
     """A committed result and its differences by (metric, against, difficulty, block), held against its rows."""
     stored = json.loads((trial.RESULTS / f"{name}.json").read_text())
