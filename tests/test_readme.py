@@ -13,7 +13,7 @@ REPO = Path(__file__).resolve().parents[1]
 RESULTS = REPO / "data" / "results"
 FROM_TO = ["a photo and its groups; notation; the map", "tokens → R(Z)", "R − R_c, the MCR² objective", "one gradient step → MSSA (CRATE), quadratic",
            "Theorem 1, the gap, p < d", "the variational rate → TSSA, the step-size theorem", "Π, on photos", "formula → the layer that people run",
-           "the block, trained on digits", "cost, rivals, roofline", "where attention lives; C2TSSA", "train, look, measure, export"]
+           "the block, trained on digits", "cost, rivals, roofline", "where attention lives; C2TSSA; a fair trial", "train, look, measure, export"]
 
 
 def results(name: str) -> dict:

@@ -18,7 +18,7 @@
 #
 # **Before this:** [lesson 7](07_the_layer.ipynb) (the layer), [lesson 9](09_linear_time.ipynb) (its cost). Convolutions.
 #
-# **Time:** about 40 minutes to read, 40 seconds to run on two CPU cores.
+# **Time:** about 50 minutes to read, 40 seconds to run on two CPU cores.
 
 # %%
 import copy
