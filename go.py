@@ -154,7 +154,8 @@ def lab(args):
 
 def test(args):
     """The tests of the library, then every lesson: each cell runs, and must say what the stored notebook says."""
-    os.environ.setdefault("OMP_NUM_THREADS", str(min(4, os.cpu_count() or 1)))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    os.environ.setdefault("OMP_NUM_THREADS", str(min(4, cores)))
     os.environ.setdefault("TSSA_LESSON", "short")  # the last lesson says what this leaves out
     places = [] if any((ROOT / arg.split("::")[0]).exists() for arg in args) else ["tests", "notebooks"]
     become("-m", "pytest", *places, "--nbval", "--nbval-current-env", "--nbval-cell-timeout=300",

@@ -73,10 +73,24 @@ def test_operations_leave_the_count_to_shapes():
 
 # ---- measuring, in the small ----------------------------------------------------------------------------------
 def test_interleaved_takes_turns_and_reports_the_median():
-    seen, clock = [], iter(range(1000))
-    took = bench.interleaved({"a": lambda: seen.append("a"), "b": lambda: (seen.append("b"), next(clock))}, budget=0.0, most=9, least=4)
+    seen = []
+    took = bench.interleaved({"a": lambda: seen.append("a"), "b": lambda: seen.append("b")}, budget=0.0, most=9, least=4)
     assert seen == ["a", "b"] * 5 and {t["repeats"] for t in took.values()} == {4}
     assert all(0 <= t["low"] <= t["median"] <= t["high"] for t in took.values())
+
+
+def test_interleaved_reports_median_and_quartiles_without_the_first_round(monkeypatch):
+    now, took = [0.0], iter([99.0, 1.0, 1.0, 1.0, 9.0])
+    monkeypatch.setattr(bench.time, "perf_counter", lambda: now[0])
+    (t,) = bench.interleaved({"a": lambda: now.__setitem__(0, now[0] + next(took))}, budget=0.0, least=4).values()
+    assert t == {"median": 1.0, "low": 1.0, "high": 7.0, "repeats": 4}
+
+
+def test_a_quick_run_replaces_no_committed_one(stored, tmp_path, monkeypatch):
+    monkeypatch.setenv("TSSA_DATA", str(tmp_path))
+    monkeypatch.setattr(bench, "run", lambda quick, command: stored)
+    bench.main(["--quick", "--threads", str(torch.get_num_threads())])
+    assert json.loads((tmp_path / "runs" / "bench.json").read_text("utf-8")) == stored
 
 
 def test_a_small_run_has_what_the_readers_need():

@@ -255,9 +255,35 @@ def test_build_is_byte_stable_and_check_sees_an_edit(lesson, monkeypatch, capsys
     assert build.main() == 1 and "cell 2" in capsys.readouterr().out
 
 
+def test_prose_takes_over_text_and_refuses_changed_code(lesson, monkeypatch, capsys):
+    source, target = lesson
+    notebook = build.read_source(source)
+    notebook.cells[1].outputs = [nbformat.v4.new_output("stream", text="kept\n")]
+    nbformat.write(notebook, target)
+    source.write_text(SOURCE.replace("Two cells", "Three cells"))
+    monkeypatch.setattr(sys, "argv", ["build.py", "--prose"])
+    assert build.main() == 0
+    stored = nbformat.read(target, as_version=4)
+    assert stored.cells[0].source == "# Three cells" and stored.cells[1].outputs[0].text == "kept\n"
+    before = target.read_bytes()
+    source.write_text(SOURCE.replace('"one"', '"another"'))
+    assert build.main() == 1 and "run it" in capsys.readouterr().out and target.read_bytes() == before
+
+
+@pytest.mark.parametrize("args, places", [([], ["tests", "notebooks"]), (["-x"], ["tests", "notebooks"]), (["tests/test_rates.py"], [])])
+def test_make_test_runs_every_test_and_every_lesson(args, places, monkeypatch):
+    ran = []
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("TSSA_LESSON", "short")
+    monkeypatch.setattr(go, "become", lambda *command: ran.extend(command))
+    go.test(args)
+    assert ran[:2] == ["-m", "pytest"] and [word for word in ran if word in ("tests", "notebooks")] == places
+    assert "--nbval" in ran and (ROOT / ran[ran.index("--nbval-sanitize-with") + 1]).is_file() and ran[len(ran) - len(args):] == args
+
+
 @pytest.mark.parametrize("code, said", [
     ("1/0", "ZeroDivisionError"), ("import os; print(os.getcwd())", "private text"),
-    ("print('/home/reader/a.png')", "private text")])
+    ("print('/home/reader/a.png')", "private text"), ("print('C:' + chr(92) + 'Users' + chr(92) + 'anna')", "private text")])
 def test_build_stores_no_error_and_no_path(lesson, monkeypatch, capsys, code, said):
     source, target = lesson
     source.write_text(f"# %%\n{code}\n")

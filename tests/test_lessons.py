@@ -47,6 +47,9 @@ def test_the_derivation_has_sixty_equations_and_a_table():
     ("text", 'check("1.7", 1, 1, "one")', "unknown or merely defined label (1.7)"),
     ("$$\nx = 1 \\tag{1.1}\n$$\n\n*(1.1) Checked. One — nobody*", 'check("1.1", 1, 1, "")\ncheck("1.1", 1, 1, "")', "checked 2 times"),
     ("$$\nx \\tag{1.1}\n$$\n\n*(1.1) Definition. One — nobody*\n\n$$\ny \\tag{1.1}\n$$\n\n*(1.1) Definition. Two — nobody*", "", "two captions"),
+    ("inline $$x = 1$$", "", "a $$ that does not stand on a line of its own"),
+    ("$$\nx \\tag{1.1}\n$$\n\nwords\n\n*(1.1) Definition. One — nobody*", "", "(1.1) is not followed by its caption"),
+    ("*(1.1) Definition. One — nobody*", "", "caption (1.1) has no equation"),
     ("$$\nx \\tag{2.1}\n$$\n\n*(2.1) Definition. One — nobody*", "", "expected (1.1)"),
 ])
 def test_the_ledger_notices(tmp_path, text, code, complaint):

@@ -219,9 +219,12 @@ def test_compression_is_the_rate_around_the_step():
     rows = tost.compression(model, images)
     assert len(rows) == 2 and all(r["after"] < r["before"] and r["bound"] < 2 for r in rows)
     block, z = model.blocks[0], model.blocks[0].norm1(model.tokens(images))
-    Pi, s, _ = block.attn.statistics(z)
+    Pi, s, D = block.attn.statistics(z)
     want = 0.5 * (Pi.mean(-1) * torch.log1p(s).sum(-1)).sum(-1).mean()
     assert abs(rows[0]["before"] - want.item()) < 1e-5
+    assert rows[0]["bound"] == pytest.approx((torch.linalg.svdvals(block.attn.qkv.weight)[0] ** 2 * Pi.max()).item(), rel=1e-4)
+    assert rows[0]["entropy"] == pytest.approx((-(Pi * Pi.log()).sum(1).mean() / torch.log(torch.tensor(4.0))).item(), rel=1e-4)
+    assert rows[0]["gate"] == pytest.approx([D.flatten().quantile(q).item() for q in (0.05, 0.5, 0.95)])
     with torch.no_grad():
         block.gamma1.fill_(40.)                                                 # far beyond the safe step
     far = tost.compression(model, images)[0]

@@ -1,6 +1,7 @@
 """Training for real at tiny size: off the network, interrupted and resumed, loaded elsewhere, exported."""
 
 import doctest
+import importlib
 import json
 import os
 import signal
@@ -201,10 +202,12 @@ def test_a_killed_training_resumes_with_nothing_lost(tiny, tmp_path):
         train(tiny, folder=tmp_path / "run", quiet=True, **SHORT)
     threads = torch.get_num_threads()
     torch.set_num_threads(threads + 1)
-    run = training.resume(tmp_path / "run", watch=look, quiet=True)
-    training.validate(YOLO(str(run.best)), tiny, imgsz=64)
-    assert started["threads"] == torch.get_num_threads() == threads + 1, "the caller's, which Ultralytics would change"
-    torch.set_num_threads(threads)
+    try:
+        run = training.resume(tmp_path / "run", watch=look, quiet=True)
+        training.validate(YOLO(str(run.best)), tiny, imgsz=64)
+        assert started["threads"] == torch.get_num_threads() == threads + 1, "the caller's, which Ultralytics would change"
+    finally:
+        torch.set_num_threads(threads)
     assert 1 < started["epoch"] < 2, "the first epoch is not done again"
     assert [row["epoch"] for row in run.history] == [1, 2, 3]
     assert run.folder == tmp_path / "run" and run.best.is_file()
@@ -227,7 +230,7 @@ def test_a_briefly_trained_stock_checkpoint_is_carried_into_training(tiny, tmp_p
     started = {}
 
     def stop(trainer):
-        started.update({k: v.clone() for k, v in trainer.model.state_dict().items()})
+        started.update({k: v.detach().cpu().clone() for k, v in trainer.model.state_dict().items()})
         raise Seen
 
     model = YOLO("yolo11n-tssa.yaml")
@@ -286,9 +289,16 @@ def test_the_live_curve_draws_one_output_and_describes_it(monkeypatch):
 
 def test_the_examples_in_the_docstrings_run(tmp_path, monkeypatch):
     monkeypatch.setenv("TSSA_DATA", str(tmp_path))
-    for module in (scenes, yolo, training):
-        result = doctest.testmod(module)
-        assert result.attempted > 2 and result.failed == 0, module.__name__
+    for name in ("scenes", "yolo", "train", "photos", "tost", "lessons", "trial", "manifest", "fast", "placements", "doctor", "bench"):
+        result = doctest.testmod(importlib.import_module(f"tssa_lib.{name}"))
+        assert result.attempted and result.failed == 0, name
+
+
+def test_runs_are_numbered_and_none_is_written_over(tmp_path, monkeypatch):
+    monkeypatch.setenv("TSSA_DATA", str(tmp_path))
+    for name in ("train1", "train7", "trained"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+    assert training._new_folder(None) == tmp_path / "runs" / "train8"
 
 
 # --- bad input ----------------------------------------------------------------------------------

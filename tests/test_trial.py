@@ -2,12 +2,14 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from tssa_lib import trial, yolo
 from tssa_lib.trial import BLOCKS, FULL, IMPROVED, SWITCHES, Form, compare, difference, in_context, one, scenes, table
+from tssa_lib.train import Run
 from tssa_lib.yolo import YOLO
 
 TINY = Form("tiny", seeds=2, epochs=1, train=8, val=4, size=64, other_sizes=(96,), difficulties=("context",))
@@ -62,6 +64,32 @@ def test_the_four_blocks_differ_in_the_slot_only():
     assert FULL.seeds >= 5 and len(FULL.difficulties) == 3 and set(SWITCHES).isdisjoint(BLOCKS) and IMPROVED["normalize"] == "rms"
 
 
+def test_each_training_has_its_seed_and_the_last_epoch_is_measured_without_a_border(tmp_path, monkeypatch):
+    asked, opened, measured = [], [], []
+    monkeypatch.setenv("TSSA_DATA", str(tmp_path))
+    monkeypatch.setattr(trial, "YOLO", lambda path: opened.append(Path(path).name) or YOLO("yolo11n-tssa.yaml"))
+    monkeypatch.setattr(trial, "train", lambda data, model, folder, quiet, **s: asked.append(s) or Run(folder, {}, {}, 1.0))
+    monkeypatch.setattr(trial, "validate", lambda model, data, **k: measured.append((k["imgsz"], k["rect"])) or ({"mAP50": 0.1, "mAP50-95": 0.1}, {}))
+    for seed in (0, 3):
+        one("tssa", "context", seed, TINY, tmp_path / "runs")
+    assert [s["seed"] for s in asked] == [0, 3] and not any(s["val"] for s in asked)
+    assert opened == 2 * ["yolo11n-trial.yaml", "last.pt"] and measured == 2 * [(64, False), (96, False)]
+
+
+@pytest.mark.parametrize("words, out, seeds, difficulties", [
+    ([], "trial.json", [0, 1, 2, 3, 4], 3), (["--laptop", "--first-seed", "5"], "trial.json", [5, 6, 7, 8, 9], 3),
+    (["--laptop", "--switches"], "switches.json", [0, 1, 2, 3, 4], 1), (["--quick", "--workers", "2"], None, [0, 1], 3)])  # fmt: skip
+def test_the_command_and_where_it_writes(words, out, seeds, difficulties, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setenv("TSSA_DATA", str(tmp_path))
+    monkeypatch.setattr(trial, "trial", lambda *a: asked.extend(a) or {"differences": []})
+    trial.main(words)
+    form, path, _, blocks, *_, workers = asked
+    assert path == (trial.RESULTS / out if out else tmp_path / "runs" / "trial" / "quick.json"), "a rehearsal replaces no committed result"
+    assert form.numbers == seeds and len(form.difficulties) == difficulties and workers == (2 if "--workers" in words else 1)
+    assert set(SWITCHES) <= set(blocks) if "--switches" in words else list(blocks) == list(BLOCKS)
+
+
 @pytest.mark.slow
 def test_a_trial_runs_is_stopped_and_goes_on(tmp_path, monkeypatch):
     monkeypatch.setenv("TSSA_DATA", str(tmp_path / "data"))
@@ -86,6 +114,7 @@ def test_a_trial_runs_is_stopped_and_goes_on(tmp_path, monkeypatch):
     plan = next((tmp_path / "runs").glob("context-tssa-improved-0/run*/weights/last.pt"))
     attn = YOLO(str(plan)).model.model[10].m[0].attn
     assert (attn.num_heads, attn.normalize) == (8, "rms") and (attn.temp - 4).abs().max() < 0.5
+    assert trial.trial(TINY, tmp_path / "two.json", tmp_path / "runs", blocks, workers=2)["rows"] == results["rows"], "in one order"
     again = one("tssa improved", "context", 0, replace(TINY, epochs=2), tmp_path / "other")
     assert again["asked"]["form"]["epochs"] == 2, "another form is another training"
 

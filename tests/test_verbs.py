@@ -85,6 +85,17 @@ def test_attention_put_in_changes_nothing_but_what_it_adds():
     assert torch.equal(candidates(three, picture()), candidates(stock, picture()))
 
 
+def test_measuring_again_keeps_what_was_not_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(placements, "seconds", lambda names, size: {name: [(0.002, 0.001)] * 3 for name in names})
+    monkeypatch.setattr(placements, "peak", lambda name, size: 5.0)
+    placements.measure([64], ["p5"], tmp_path / "p.json")
+    rows = placements.measure([96], ["p5"], tmp_path / "p.json")["rows"]
+    assert [(r["size"], r["model"]) for r in rows] == [(s, f"yolo11n-{b}-p5.yaml") for s in (64, 96) for b in ("psa", "tssa")]
+    assert all((r["wall_ms"], r["processor_ms"], r["runs"], r["peak_mib"]) == (2.0, 1.0, 3, 5.0) for r in rows)
+    rows = placements.measure([96], ["p4p5"], tmp_path / "p.json", share=0.0)["rows"]
+    assert len(rows) == 6 and ["not_run" in r for r in rows] == [False] * 4 + [True] * 2
+
+
 def test_switches_and_wrong_placements():
     d = yolo.with_attention(("P4", "P5"), head_width=16, normalize="rms", temp=2.0)
     attn = tasks.DetectionModel({**d, "scale": "n"}, verbose=False).model[7].m[0].attn
@@ -187,14 +198,20 @@ def test_track_on_a_short_clip(best, tmp_path):
     """Eight frames of one scene that moves: boxes keep a number from frame to frame."""
     import cv2
     import lap  # noqa: F401  (what Ultralytics' trackers need, and would install themselves)
+    from ultralytics.utils import ROOT, YAML
 
     frame = scene(TINY, "train", 0).image[..., ::-1]
     clip = cv2.VideoWriter(str(tmp_path / "clip.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 8, (64, 64))
     for step in range(8):
         clip.write(np.ascontiguousarray(np.roll(frame, step, axis=1)))
     clip.release()
-    results = YOLO(str(best)).track(str(tmp_path / "clip.avi"), imgsz=64, conf=1e-6, verbose=False, save=False, stream=False)
-    assert len(results) == 8 and all(r.boxes is not None for r in results)
+    rules = YAML.load(ROOT / "cfg" / "trackers" / "bytetrack.yaml")  # its thresholds, for a detector that is barely trained
+    YAML.save(tmp_path / "low.yaml", {**rules, "track_high_thresh": 1e-6, "track_low_thresh": 1e-7, "new_track_thresh": 1e-6,
+                                      "match_thresh": 0.999, "fuse_score": False})  # fmt: skip
+    results = YOLO(str(best)).track(str(tmp_path / "clip.avi"), tracker=str(tmp_path / "low.yaml"), imgsz=64, conf=1e-6,
+                                    verbose=False, save=False)  # fmt: skip
+    numbers = [set(r.boxes.id.int().tolist()) for r in results]
+    assert len(numbers) == 8 and set.intersection(*numbers)
 
 
 # --- export -------------------------------------------------------------------------------------

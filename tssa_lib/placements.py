@@ -99,15 +99,15 @@ def _peak_here(name: str, size: int) -> None:
 
 def measure(sizes: Sequence[int], places: Sequence[str] = PLACES, path: Path = RESULTS, share: float = 0.6,
             command: str = "python -m tssa_lib.placements") -> dict[str, Any]:
-    """Measure TSSA and softmax in these placements at every size and write the results; other sizes there stay.
+    """Measure TSSA and softmax in these placements at every size and write the results; others there stay.
 
     peak_mib is the median of three fresh processes. A model whose attention maps alone need more than `share` of the free memory is not run, and says so.
     """
     import psutil
 
     found = json.loads(path.read_text()) if path.is_file() else {}
-    rows = [row for row in found.get("rows", []) if row["size"] not in sizes]
     models = [name for name in MODELS if name[:-5].split("-")[-1] in places]
+    rows = [row for row in found.get("rows", []) if row["size"] not in sizes or row["model"] not in models]
     for size in sizes:
         costs = {name: count(YOLO(name).model, size) for name in models}
         needs = {name: 2 * cost.largest for name, cost in costs.items()}  # the map before and after its softmax
