@@ -149,7 +149,8 @@ def lab(args):
     lessons = [str(path) for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]
     if lessons:  # trusted, the stored interactive views answer at once; without, after the first run
         subprocess.call([str(PYTHON), "-m", "jupyter", "trust"] + lessons, stdout=subprocess.DEVNULL)
-    become("-m", "jupyterlab", "--ServerApp.root_dir=" + str(ROOT), "notebooks/00_start_here.ipynb", *args)
+    first = "/lab/tree/notebooks/00_start_here.ipynb"  # as default, so that the printed address leads there, too
+    become("-m", "jupyterlab", "--ServerApp.root_dir=" + str(ROOT), "--LabApp.default_url=" + first, *args)
 
 
 def test(args):

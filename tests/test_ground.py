@@ -270,6 +270,15 @@ def test_prose_takes_over_text_and_refuses_changed_code(lesson, monkeypatch, cap
     assert build.main() == 1 and "run it" in capsys.readouterr().out and target.read_bytes() == before
 
 
+def test_make_lab_leads_to_the_first_lesson_whoever_opens_the_browser(monkeypatch):
+    ran = []
+    monkeypatch.setattr(go, "become", lambda *command: ran.extend(command))
+    monkeypatch.setattr(go.subprocess, "call", lambda *command, **k: 0)
+    go.lab(["--no-browser"])
+    (url,) = [word.split("=")[1] for word in ran if "default_url=" in word]
+    assert url.startswith("/lab/tree/") and (ROOT / url[len("/lab/tree/"):]).is_file() and ran[-1] == "--no-browser"
+
+
 @pytest.mark.parametrize("args, places", [([], ["tests", "notebooks"]), (["-x"], ["tests", "notebooks"]), (["tests/test_rates.py"], [])])
 def test_make_test_runs_every_test_and_every_lesson(args, places, monkeypatch):
     ran = []
