@@ -319,12 +319,15 @@ check("6.9", (-T / 2).softmax(0), tssa.memberships(project(x, U), 1 / (2 * eta_e
 # Statistics and coding arrive at one formula. Now watch what happens when the second line of (6.8) is left out.
 
 # %%
-lams, noises, coded = 3 * torch.rand(20) + 0.5, torch.rand(20) + 0.3, 0.2 * torch.rand(20)     # λ, σ², ε²/d
-spread = torch.stack([lams + noises - coded] * 2 + [noises - coded] * 4, 1).sqrt()             # (20, d): two inside, four outside
-sampled = (torch.randn(20_000, 20, 6) * spread).square().mean(0)                               # measured, like s and ρ
-ss, rhos = sampled[:, :2].mean(1), sampled[:, 2:].mean(1)
-check("6.10", (1 / (1 / (rhos + coded) - 1 / (ss + coded))) / (noises * (lams + noises) / lams), torch.ones(20),
-      "20 sampled mixtures, ratio of the temperatures", tol=5 * LIMIT / 3)
+def lengths_of_the_mixture(coded):
+    """Corrected code lengths with the true statistics, ε²/d = coded being part of the noise σ². (K, N)."""
+    w2 = project(x, U) ** 2                                                # (K, N, p)
+    off = (x ** 2).sum(1) - w2.sum(-1)                                     # (K, N), energy off the frame
+    s, rho = torch.full((K, p), lam + sigma2 - coded), torch.full((K,), sigma2 - coded)
+    return inside(w2, s, 1 / coded) + outside(off, rho, d - p, 1 / coded)
+
+bayes = torch.stack([(-lengths_of_the_mixture(coded) / 2).softmax(0) for coded in (0.01, 0.05, 0.09)])
+check("6.10", bayes, posterior.expand(3, -1, -1), "corrected code lengths against Bayes' rule, three precisions")
 
 # %% [markdown]
 # **Predict.** With equal statistics, the truncated code length is $f'(s)$ times the energy plus a constant. Where does
