@@ -230,11 +230,13 @@ def test_hooks_parametrisations_and_replaced_maps_are_respected():
         made.get_submodule(name).register_forward_hook(lambda m, i, y: 2 * y)
         torch.testing.assert_close(made(x), made.straightforward(x), **EXACT)
         assert not torch.allclose(made(x), plain), f"a hook on {name} counts"
-    for change in (lambda m: setattr(m, "to_out", torch.nn.Identity()), lambda m: m.to_out.append(torch.nn.LayerNorm(6).double()),
-                   lambda m: m.to_out.__setitem__(1, torch.nn.GELU()), lambda m: setattr(m, "attn_drop", torch.nn.Tanh())):
+    for change, close in ((lambda m: setattr(m, "to_out", torch.nn.Identity()), dict(rtol=0, atol=0)),
+                          (lambda m: m.to_out.append(torch.nn.LayerNorm(6).double()), dict(rtol=0, atol=0)),
+                          (lambda m: setattr(m, "attn_drop", torch.nn.Tanh()), dict(rtol=0, atol=0)),
+                          (lambda m: m.to_out.__setitem__(1, torch.nn.GELU()), EXACT)):  # the fast path, then this
         made = layer()
         change(made)
-        torch.testing.assert_close(made(x), made.straightforward(x), **EXACT)
+        torch.testing.assert_close(made(x), made.straightforward(x), **close)
 
 
 def test_dropout():

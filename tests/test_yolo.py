@@ -115,6 +115,13 @@ def test_the_switches_of_the_block_reach_the_layer(width, normalize):
     assert block(torch.rand(2, 128, 4, 4)).isfinite().all()
 
 
+def test_the_yaml_hands_the_switches_on():
+    d = tasks.yaml_model_load("yolo11n-tssa.yaml")
+    d["backbone"][10][3] = [1024, 0.5, 16, "rms", 3.0]
+    attn = tasks.DetectionModel(d, verbose=False).model[10].m[0].attn
+    assert (attn.num_heads, attn.normalize, attn.temp.mean().item()) == (8, "rms", 3.0)
+
+
 @pytest.mark.parametrize("normalize", ["tokens", "rms", "none"])
 def test_the_fast_block_is_the_block_written_out(normalize):
     torch.manual_seed(0)

@@ -61,9 +61,10 @@ def train(given: argparse.Namespace) -> None:
     from tssa_lib import train as training
 
     settings = {"folder": given.folder, "drop_bad": given.drop_bad, **_settings(given.settings, OF_TRAIN)}
-    trained = str(given.model).endswith(".pt")  # it goes on from its own weights
-    weights = given.weights or ("stock" if given.recipe == "full" and not trained else "none")
-    settings["weights"] = {"none": None, "stock": f"yolo11{given.size}.pt"}.get(weights, weights)
+    if given.weights is None:
+        settings["weights"] = training.stock_weights(given.size, given.model) if given.recipe == "full" else None
+    else:
+        settings["weights"] = {"none": None, "stock": training.stock_weights(given.size)}.get(given.weights, given.weights)
     settings["model"] = given.model or f"yolo11{given.size}-tssa.yaml"
     if given.recipe == "full":
         _tell(training.full_recipe(_data(given), **settings))

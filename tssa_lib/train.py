@@ -160,12 +160,21 @@ def full_recipe(data: str | Path, size: str = "n", weights: str | Path | None = 
     checkpoint, None nothing; model: another model than `yolo11<size>-tssa.yaml`, e.g. "yolo11n-tssa-p4p5.yaml" or a plan of
     one's own made with `yolo.with_attention`. settings override `FULL` and go to `train`.
     """
-    if weights == "stock":  # into a fresh model only: they would replace what a checkpoint has learned
-        trained = model.ckpt if isinstance(model, YOLO) else Path(model or "").suffix == ".pt"
-        weights = None if trained else f"yolo11{size}.pt"
+    if weights == "stock":
+        weights = stock_weights(size, model)
     gpus = torch.cuda.device_count()
     device = list(range(gpus)) if gpus else "cpu"
     return train(data, model or f"yolo11{size}-tssa.yaml", weights=weights, **{"device": device, **FULL, **settings})
+
+
+def stock_weights(size: str, model: str | Path | YOLO | None = None) -> str | None:
+    """Ultralytics' checkpoint of this size, for a fresh model; None for a trained one, which it would replace.
+
+    >>> stock_weights("s"), stock_weights("s", "best.pt")
+    ('yolo11s.pt', None)
+    """
+    trained = model.ckpt if isinstance(model, YOLO) else Path(model or "").suffix == ".pt"
+    return None if trained else f"yolo11{size}.pt"
 
 
 def check_data(data: str | Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from tssa_lib.fast import MASS, TINY, bare, eager, fast_tssa, fused_tssa
+from tssa_lib.rates import tangent
 
 
 # ---- the functional core ----------------------------------------------------------------------------
@@ -33,12 +34,12 @@ def memberships(w: Tensor, temp: Tensor | float = 1.0, normalize: str = "tokens"
     >>> memberships(torch.ones(1, 2, 3, 4)).sum(1)
     tensor([[1., 1., 1.]])
     """
+    _known(normalize)
     w2 = _wide(w) ** 2                                                          # (…, K, N, p)
     if normalize == "code":
         return (-_code_lengths(w2, c) / 2 * temp).softmax(-2)
     if normalize != "none":
         w2 = w2 / w2.sum(-2, keepdim=True).clamp_min(TINY)                      # over the tokens
-    _known(normalize)
     logits = w2.sum(-1) * temp                                                  # (…, K, N)
     if normalize == "rms":
         logits = logits * (w.shape[-2] / w.shape[-1])
@@ -49,13 +50,8 @@ def _code_lengths(w2: Tensor, c: float) -> Tensor:
     """`rates.code_lengths`, corrected, from the squares in all frames alone. w2 (…, K, N, p) → (…, K, N)."""
     s, own = w2.mean(-2), w2.sum(-1)                                            # (…, K, p), (…, K, N)
     rest, q = own.sum(-2, keepdim=True) - own, (w2.shape[-3] - 1) * w2.shape[-1]  # off the frame, in q directions
-    rho = rest.mean(-1) / max(q, 1)                                             # (…, K)
-    within = (w2 @ (c / (1 + c * s))[..., None])[..., 0] + _constant(s, c).sum(-1)[..., None]
-    return within + (c / (1 + c * rho))[..., None] * rest + q * _constant(rho, c)[..., None]
-
-
-def _constant(s: Tensor, c: float) -> Tensor:
-    return torch.log1p(c * s) - c * s / (1 + c * s)
+    (D, within), (D_off, off) = tangent(s, c), tangent(rest.mean(-1) / max(q, 1), c)
+    return (w2 @ D[..., None])[..., 0] + D_off[..., None] * rest + (within.sum(-1) + q * off)[..., None]
 
 
 def _known(normalize: str) -> None:
@@ -184,6 +180,7 @@ class TSSA(nn.Module):
         if dim < 1 or num_heads < 1 or dim % num_heads:
             raise ValueError(f"expected num_heads that divides dim, got dim={dim}, num_heads={num_heads}")
         _known(normalize)
+        self.fast = self.fast and normalize != "code"        # `fast_tssa` makes Π from energies alone
         self.dim, self.num_heads, self.normalize, self.tied = dim, num_heads, normalize, tied
         self.orthonormal, self.c, self.mass, self.detach_memberships = orthonormal, c, mass, detach_memberships
         self.qkv = nn.Linear(dim, dim, bias=qkv_bias)        # the published name; there is no q, k or v
@@ -214,7 +211,7 @@ class TSSA(nn.Module):
         qkv, out, drop = self.qkv, self.to_out, self.attn_drop
         whole = bare(qkv) and bare(drop, nn.Dropout) and bare(out, nn.Sequential) and len(out) == 2
         whole = whole and bare(out[0], nn.Identity if self.tied else nn.Linear) and not (self.training and drop.p > 0)
-        if self.normalize == "code" or not whole:
+        if not whole:
             return self.straightforward(x)
         x, W = self._checked(x), self.bases()
         V, bias = (W.mT, None) if self.tied else (out[0].weight, out[0].bias)

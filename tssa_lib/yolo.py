@@ -120,7 +120,7 @@ class TSSAttention(TSSA):
 
     def forward(self, x: Tensor) -> Tensor:
         v = self.qkv(x)  # (B, C, H, W)
-        if self.fast and eager(v) and self.normalize != "code":  # the same, in fewer passes
+        if self.fast and eager(v):  # the same, in fewer passes
             y = fast_tssa(v.flatten(2), self.temp, normalize=self.normalize)  # (B, C, N)
             return self._output(y.view(v.shape) + self.pe(v))
         w = self._tokens(v)  # (B, K, N, p)
@@ -353,7 +353,8 @@ def load(model: YOLO, weights: str | Path | YOLO | nn.Module) -> Carried:
             if _carry(block, theirs):
                 for inner in block.m if isinstance(ours, C2TSSA) else ():
                     del inner.attn.temp  # it has no counterpart: not counted, stays as it is in ours
-                    inner.attn.proj = nn.Identity() if inner.attn.tied else inner.attn.proj
+                    if inner.attn.tied:
+                        inner.attn.proj = nn.Identity()
                 fitted.model[i] = block
 
     own = target.state_dict()
