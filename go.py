@@ -2,11 +2,13 @@
 
     python go.py lab [ARGS]        open JupyterLab on the lessons (ARGS go to jupyter lab, e.g. --no-browser)
     python go.py test [ARGS]       run every test and every lesson (ARGS go to pytest; paths narrow the run)
-    python go.py notebooks [ARGS]  run the sources again and store the notebooks (ARGS go to notebooks/build.py)
+    python go.py notebooks [ARGS]  run the sources again and store the notebooks (ARGS go to kit.build)
+    python go.py doctor            say what this machine lacks for the lessons, and the mend
     python go.py setup             only set up
 
 Each makes .venv first; when nothing changed since the last start, that takes no time.
 """
+
 import hashlib
 import json
 import os
@@ -50,8 +52,10 @@ def newest_python():
         other = shutil.which("python3.%d" % minor)
         if other:
             sys.exit(subprocess.call([other, str(ROOT / "go.py")] + sys.argv[1:]))
-    stop("expected Python %d.%d or newer, got %s (%s).\n  Get one from python.org or your system's packages, then: "
-         "python3.12 go.py %s" % (OLDEST + (sys.version.split()[0], sys.executable, " ".join(sys.argv[1:]))))
+    stop(
+        "expected Python %d.%d or newer, got %s (%s).\n  Get one from python.org or your system's packages, then: "
+        "python3.12 go.py %s" % (OLDEST + (sys.version.split()[0], sys.executable, " ".join(sys.argv[1:])))
+    )
 
 
 def fingerprint():
@@ -80,10 +84,13 @@ def make_venv(uv):
         call(uv, "venv", "--quiet", "--python", sys.executable, VENV)
         return
     try:
-        import ensurepip, venv  # noqa: F401, E401
+        import ensurepip
+        import venv
     except ImportError:
-        stop("expected Python's venv module, got none.\n  Debian and Ubuntu: sudo apt install python3-venv; "
-             "or install uv (docs.astral.sh/uv).")
+        stop(
+            "expected Python's venv module, got none.\n  Debian and Ubuntu: sudo apt install python3-venv; "
+            "or install uv (docs.astral.sh/uv)."
+        )
     call(sys.executable, "-m", "venv", VENV)
 
 
@@ -159,16 +166,32 @@ def test(args):
     os.environ.setdefault("OMP_NUM_THREADS", str(min(4, cores)))
     os.environ.setdefault("TSSA_LESSON", "short")  # the last lesson says what this leaves out
     places = [] if any((ROOT / arg.split("::")[0]).exists() for arg in args) else ["tests", "notebooks"]
-    become("-m", "pytest", *places, "--nbval", "--nbval-current-env", "--nbval-cell-timeout=300",
-           "--nbval-sanitize-with", "notebooks/nbval_sanitize.cfg", "--durations=15", *args)
+    become(
+        "-m",
+        "pytest",
+        *places,
+        "--nbval",
+        "--nbval-current-env",
+        "--nbval-cell-timeout=300",
+        "--nbval-sanitize-with",
+        "notebooks/nbval_sanitize.cfg",
+        "--durations=15",
+        *args,
+    )
 
 
 def notebooks(args):
-    become("notebooks/build.py", *args)
+    os.environ["PYTHONPATH"] = str(ROOT / "notebooks")
+    become("-m", "kit.build", *args)
+
+
+def doctor(args):
+    os.environ["PYTHONPATH"] = str(ROOT / "notebooks")
+    become("-m", "kit.doctor", *args)
 
 
 def main():
-    verbs = {"lab": lab, "test": test, "notebooks": notebooks, "setup": lambda args: None}
+    verbs = {"lab": lab, "test": test, "notebooks": notebooks, "doctor": doctor, "setup": lambda args: None}
     if len(sys.argv) < 2 or sys.argv[1] not in verbs:
         stop("expected one of %s, got %r\n%s" % (", ".join(verbs), sys.argv[1:], __doc__))
     newest_python()

@@ -8,4 +8,4 @@ ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("YOLO_CONFIG_DIR", str(ROOT / ".cache" / "ultralytics"))
 os.environ.setdefault("YOLO_OFFLINE", "true")
 os.environ.setdefault("MPLBACKEND", "agg")
-sys.path.insert(0, str(ROOT / "notebooks"))  # for `import build`
+sys.path[:0] = [str(ROOT), str(ROOT / "notebooks")]  # for go, experiments and kit

@@ -11,10 +11,8 @@ import nbformat
 import pytest
 from packaging.requirements import Requirement
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import build
 import go
-from tssa_lib import doctor
+from kit import build, doctor
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTHONS = ["3.10", "3.11", "3.12", "3.13"]
@@ -68,13 +66,18 @@ def test_requirements_name_no_host():
 
 
 IMPORT_NAMES = {"pillow": "PIL", "scikit-learn": "sklearn"}
-COMES_WITH = {"IPython": "ipykernel", "jupyter_client": "ipykernel", "yaml": "ultralytics", "cv2": "ultralytics",
-              "scipy": "scikit-learn"}
+COMES_WITH = {
+    "IPython": "ipykernel",
+    "jupyter_client": "ipykernel",
+    "yaml": "ultralytics",
+    "cv2": "ultralytics",
+    "scipy": "scikit-learn",
+}
 
 
 def test_every_import_is_declared_and_every_requirement_used():
     imported, text = set(), (ROOT / "go.py").read_text()
-    for folder in ("tssa_lib", "notebooks", "tests"):
+    for folder in ("tssa_lib", "notebooks", "experiments", "tests"):
         for path in (ROOT / folder).rglob("*.py"):
             text += path.read_text(encoding="utf-8")
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -83,7 +86,11 @@ def test_every_import_is_declared_and_every_requirement_used():
                 elif isinstance(node, ast.ImportFrom) and node.level == 0:
                     imported.add(node.module.split(".")[0])
     declared = {IMPORT_NAMES.get(name, name) for name in pins()}
-    ours = {path.stem for folder in ("notebooks", "tests", ".") for path in (ROOT / folder).glob("*.py")} | {"tssa_lib"}
+    ours = {path.stem for folder in ("notebooks", "tests", ".") for path in (ROOT / folder).glob("*.py")} | {
+        "tssa_lib",
+        "kit",
+        "experiments",
+    }
     missing = imported - declared - set(sys.stdlib_module_names) - ours
     assert all(COMES_WITH.get(name) in pins() for name in missing), f"imported, not in requirements.txt: {missing}"
     unused = {name for name in declared if not re.search(rf"\b{name}\b", text)}
@@ -183,13 +190,16 @@ def test_doctor_finds_this_environment_fit(capsys):
     assert doctor.main() == 0, capsys.readouterr().out
     shown = capsys.readouterr().out
     assert "FAIL" not in shown
-    assert {bound.name for bound in bounds("%d.%d" % sys.version_info[:2])} <= set(re.findall(r"^OK +(\S+):", shown, re.M))
+    assert {bound.name for bound in bounds("%d.%d" % sys.version_info[:2])} <= set(
+        re.findall(r"^OK +(\S+):", shown, re.M)
+    )
 
 
 def test_doctor_fails_with_the_mend(monkeypatch, capsys):
     version = doctor.importlib.metadata.version
-    monkeypatch.setattr(doctor.importlib.metadata, "version",
-                        lambda name: "1.13.0" if name == "torch" else version(name))
+    monkeypatch.setattr(
+        doctor.importlib.metadata, "version", lambda name: "1.13.0" if name == "torch" else version(name)
+    )
     monkeypatch.setenv("YOLO_OFFLINE", "false")
     monkeypatch.setenv("OMP_NUM_THREADS", "100000")
     assert doctor.main() == 1
@@ -276,10 +286,12 @@ def test_make_lab_leads_to_the_first_lesson_whoever_opens_the_browser(monkeypatc
     monkeypatch.setattr(go.subprocess, "call", lambda *command, **k: 0)
     go.lab(["--no-browser"])
     (url,) = [word.split("=")[1] for word in ran if "default_url=" in word]
-    assert url.startswith("/lab/tree/") and (ROOT / url[len("/lab/tree/"):]).is_file() and ran[-1] == "--no-browser"
+    assert url.startswith("/lab/tree/") and (ROOT / url[len("/lab/tree/") :]).is_file() and ran[-1] == "--no-browser"
 
 
-@pytest.mark.parametrize("args, places", [([], ["tests", "notebooks"]), (["-x"], ["tests", "notebooks"]), (["tests/test_rates.py"], [])])
+@pytest.mark.parametrize(
+    "args, places", [([], ["tests", "notebooks"]), (["-x"], ["tests", "notebooks"]), (["tests/test_rates.py"], [])]
+)
 def test_make_test_runs_every_test_and_every_lesson(args, places, monkeypatch):
     ran = []
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -287,12 +299,22 @@ def test_make_test_runs_every_test_and_every_lesson(args, places, monkeypatch):
     monkeypatch.setattr(go, "become", lambda *command: ran.extend(command))
     go.test(args)
     assert ran[:2] == ["-m", "pytest"] and [word for word in ran if word in ("tests", "notebooks")] == places
-    assert "--nbval" in ran and (ROOT / ran[ran.index("--nbval-sanitize-with") + 1]).is_file() and ran[len(ran) - len(args):] == args
+    assert (
+        "--nbval" in ran
+        and (ROOT / ran[ran.index("--nbval-sanitize-with") + 1]).is_file()
+        and ran[len(ran) - len(args) :] == args
+    )
 
 
-@pytest.mark.parametrize("code, said", [
-    ("1/0", "ZeroDivisionError"), ("import os; print(os.getcwd())", "private text"),
-    ("print('/home/reader/a.png')", "private text"), ("print('C:' + chr(92) + 'Users' + chr(92) + 'anna')", "private text")])
+@pytest.mark.parametrize(
+    "code, said",
+    [
+        ("1/0", "ZeroDivisionError"),
+        ("import os; print(os.getcwd())", "private text"),
+        ("print('/home/reader/a.png')", "private text"),
+        ("print('C:' + chr(92) + 'Users' + chr(92) + 'anna')", "private text"),
+    ],
+)
 def test_build_stores_no_error_and_no_path(lesson, monkeypatch, capsys, code, said):
     source, target = lesson
     source.write_text(f"# %%\n{code}\n")

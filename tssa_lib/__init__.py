@@ -6,11 +6,11 @@ also when somebody starts jupyter by hand; `YOLO_CONFIG_DIR` and `YOLO_OFFLINE` 
 """
 
 import os
-from pathlib import Path
 
-__version__ = "0.1.0"
+from tssa_lib import paths
 
-_root = Path(__file__).resolve().parents[1]
-if (_root / "notebooks" / "build.py").exists():
-    os.environ.setdefault("YOLO_CONFIG_DIR", str(_root / ".cache" / "ultralytics"))
+__version__ = "0.2.0"
+
+if paths.checkout():
+    os.environ.setdefault("YOLO_CONFIG_DIR", str(paths.settings_dir()))
     os.environ.setdefault("YOLO_OFFLINE", "true")

@@ -36,7 +36,9 @@ def _settings(pairs: list[str], options: dict[str, str] = OPTIONS) -> dict[str, 
     found = dict(parse_key_value_pair(pair) for pair in pairs)
     unknown = sorted(found.keys() - DEFAULT_CFG_DICT.keys())
     if unknown:
-        raise ValueError(f"expected settings of Ultralytics (`python -m tssa_lib yolo cfg` lists them), got {', '.join(unknown)}")
+        raise ValueError(
+            f"expected settings of Ultralytics (`python -m tssa_lib yolo cfg` lists them), got {', '.join(unknown)}"
+        )
     taken = [f"{options[key]} in place of {key}=…" for key in found.keys() & options.keys()]
     if taken:
         raise ValueError(f"expected {', '.join(sorted(taken))}")
@@ -51,8 +53,12 @@ def _data(given: argparse.Namespace) -> Any:
 
 def _tell(run: Any) -> None:
     print(f"\n{run}")
-    for label, path in (("best weights", run.best), ("last weights", run.last), ("epoch by epoch", run.folder / "results.csv"),
-                        ("all settings", run.folder / "args.yaml")):  # fmt: skip
+    for label, path in (
+        ("best weights", run.best),
+        ("last weights", run.last),
+        ("epoch by epoch", run.folder / "results.csv"),
+        ("all settings", run.folder / "args.yaml"),
+    ):
         print(f"  {label:14} {path}")
     print(f"next: python -m tssa_lib predict --model '{run.best}' --source YOUR_IMAGES")
 
@@ -64,7 +70,9 @@ def train(given: argparse.Namespace) -> None:
     if given.weights is None:
         settings["weights"] = training.stock_weights(given.size, given.model) if given.recipe == "full" else None
     else:
-        settings["weights"] = {"none": None, "stock": training.stock_weights(given.size)}.get(given.weights, given.weights)
+        settings["weights"] = {"none": None, "stock": training.stock_weights(given.size)}.get(
+            given.weights, given.weights
+        )
     settings["model"] = given.model or f"yolo11{given.size}-tssa.yaml"
     if given.recipe == "full":
         _tell(training.full_recipe(_data(given), **settings))
@@ -87,10 +95,11 @@ def val(given: argparse.Namespace) -> None:
 
 
 def predict(given: argparse.Namespace) -> None:
-    from tssa_lib import scenes
-    from tssa_lib.train import YOLO, predict as detect
+    from tssa_lib.paths import data_dir
+    from tssa_lib.train import YOLO
+    from tssa_lib.train import predict as detect
 
-    place = dict(save=True, project=str(scenes.data_dir() / "runs"), name="predict")
+    place = dict(save=True, project=str(data_dir() / "runs"), name="predict")
     results = detect(YOLO(given.model), given.source, **{**place, **_settings(given.settings)})
     for result in results:
         print(f"{result.path}: {result.verbose().rstrip(', ') or 'nothing'}")
@@ -99,47 +108,70 @@ def predict(given: argparse.Namespace) -> None:
 
 
 def export(given: argparse.Namespace) -> None:
-    from tssa_lib.train import YOLO, export as write
+    from tssa_lib.train import YOLO
+    from tssa_lib.train import export as write
 
     print(f"wrote {write(YOLO(given.model), given.format, **_settings(given.settings))}")
 
 
 def yolo(words: list[str]) -> None:
     """Ultralytics' own command line in this process, where our block is registered."""
-    import tssa_lib.yolo  # noqa: F401  (registers)
     from ultralytics.cfg import entrypoint
+
+    import tssa_lib.yolo  # noqa: F401  (registers)
 
     sys.argv[:] = ["yolo", *words]  # in place: Ultralytics holds this very list, and saves pictures for `yolo predict`
     entrypoint()
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m tssa_lib", description="Train, measure, use and export YOLO11 with TSSA.",
-                                     epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = argparse.ArgumentParser(
+        prog="python -m tssa_lib",
+        description="Train, measure, use and export YOLO11 with TSSA.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     def verb(name: str, does: Any, says: str, settings: bool = True) -> argparse.ArgumentParser:
         one = verbs.add_parser(name, help=says, description=says[0].upper() + says[1:] + ".")
         one.set_defaults(does=does)
         if settings:
-            one.add_argument("settings", nargs="*", metavar="key=value", help="any setting of Ultralytics, e.g. imgsz=640")
+            one.add_argument(
+                "settings", nargs="*", metavar="key=value", help="any setting of Ultralytics, e.g. imgsz=640"
+            )
         return one
 
     one = verb("train", train, "train on a data YAML, then say how good it is and where everything lies")
-    one.add_argument("--data", required=True, help='data YAML (own, or "VOC.yaml", "coco8.yaml", …), or "scenes": the digit scenes of the lessons')
-    one.add_argument("--size", choices="nsmlx", default="n", help="scale of the model, from nano to extra large (default: n)")
-    one.add_argument("--model", help="model YAML, e.g. yolo11n-tssa-p4p5.yaml, or a checkpoint (default: yolo11<size>-tssa.yaml)")
-    one.add_argument("--weights", help="carried over before training: stock (yolo11<size>.pt, downloaded if need be), none, or a "
-                                       "checkpoint (default: stock; none for --recipe scenes or a trained --model)")  # fmt: skip
-    one.add_argument("--recipe", choices=("full", "scenes"), default="full",
-                     help="full: 300 epochs, 640 px, batch 64, SGD, mixed precision; scenes: a few epochs at 128 px, for the digit scenes")
+    one.add_argument(
+        "--data",
+        required=True,
+        help='data YAML (own, or "VOC.yaml", "coco8.yaml", …), or "scenes": the digit scenes of the lessons',
+    )
+    one.add_argument(
+        "--size", choices="nsmlx", default="n", help="scale of the model, from nano to extra large (default: n)"
+    )
+    one.add_argument(
+        "--model", help="model YAML, e.g. yolo11n-tssa-p4p5.yaml, or a checkpoint (default: yolo11<size>-tssa.yaml)"
+    )
+    one.add_argument(
+        "--weights",
+        help="carried over before training: stock (yolo11<size>.pt, downloaded if need be), none, or a "
+        "checkpoint (default: stock; none for --recipe scenes or a trained --model)",
+    )
+    one.add_argument(
+        "--recipe",
+        choices=("full", "scenes"),
+        default="full",
+        help="full: 300 epochs, 640 px, batch 64, SGD, mixed precision; scenes: a few epochs at 128 px, for the digit scenes",
+    )
     one.add_argument("--folder", help="where the run is written, new or empty (default: data/runs/train<number>)")
     one.add_argument("--drop-bad", action="store_true", help="leave out images that can't be read instead of stopping")
     one = verb("resume", resume, "go on with an interrupted training", settings=False)
     one.add_argument("run", help="its folder, or its last.pt")
     one = verb("val", val, "measure a checkpoint on the validation images of a data YAML")
     one.add_argument("--model", required=True, help="checkpoint, e.g. data/runs/train1/weights/best.pt")
-    one.add_argument("--data", required=True, help="data YAML, or \"scenes\"")
+    one.add_argument("--data", required=True, help='data YAML, or "scenes"')
     one = verb("predict", predict, "detect objects in a picture or a folder, and draw the boxes")
     one.add_argument("--model", required=True, help="checkpoint")
     one.add_argument("--source", required=True, help="picture, folder, pattern, video or URL")
@@ -163,7 +195,15 @@ def main(words: list[str] | None = None) -> int:
         if rest:
             given.settings += rest
         given.does(given)
-    except (ValueError, OSError, ImportError, AssertionError, TypeError, SyntaxError, RuntimeError) as error:  # what a user can mend
+    except (
+        ValueError,
+        OSError,
+        ImportError,
+        AssertionError,
+        TypeError,
+        SyntaxError,
+        RuntimeError,
+    ) as error:  # what a user can mend
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -23,9 +23,11 @@ def mssa(x: Tensor, U: Tensor, scale: float = 1.0) -> Tensor:
             [1., 1.]])
     """
     if x.ndim < 2 or U.ndim != 3 or U.shape[1] != x.shape[-1]:
-        raise ValueError(f"expected tokens x (…, N, d) and bases U (K, d, p), got {tuple(x.shape)} and {tuple(U.shape)}")
-    w = torch.einsum("...nd,kdp->...knp", x, U)                                 # (…, K, N, p)
-    y = scaled_dot_product_attention(w, w, w, scale=scale)                      # (…, K, N, p), softmax over the keys
+        raise ValueError(
+            f"expected tokens x (…, N, d) and bases U (K, d, p), got {tuple(x.shape)} and {tuple(U.shape)}"
+        )
+    w = torch.einsum("...nd,kdp->...knp", x, U)  # (…, K, N, p)
+    y = scaled_dot_product_attention(w, w, w, scale=scale)  # (…, K, N, p), softmax over the keys
     return torch.einsum("...knp,kdp->...nd", y, U)
 
 
@@ -39,8 +41,10 @@ def ista_step(x: Tensor, Q: Tensor, t: float = 0.1, lam: float = 0.1) -> Tensor:
     tensor([[0.9900, 0.0000]])
     """
     if Q.ndim != 2 or Q.shape[0] != Q.shape[1] or x.shape[-1:] != Q.shape[:1]:
-        raise ValueError(f"expected tokens x (…, N, d) and a dictionary Q (d, d), got {tuple(x.shape)} and {tuple(Q.shape)}")
-    residual = x - x @ Q.mT                                                     # (…, N, d), Z − QZ
+        raise ValueError(
+            f"expected tokens x (…, N, d) and a dictionary Q (d, d), got {tuple(x.shape)} and {tuple(Q.shape)}"
+        )
+    residual = x - x @ Q.mT  # (…, N, d), Z − QZ
     return torch.relu(x + t * residual @ Q - t * lam)
 
 
@@ -66,9 +70,9 @@ class MSSA(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim != 3 or x.shape[-1] != self.dim or x.shape[1] == 0 or not x.is_floating_point():
             raise ValueError(f"expected x (B, N >= 1, {self.dim}) of a floating dtype, got {tuple(x.shape)} {x.dtype}")
-        w = self.qkv(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)     # (B, K, N, p)
-        y = scaled_dot_product_attention(w, w, w)                               # (B, K, N, p), softmax over the keys
-        y = y.transpose(1, 2).flatten(2)                                        # (B, N, C)
+        w = self.qkv(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, K, N, p)
+        y = scaled_dot_product_attention(w, w, w)  # (B, K, N, p), softmax over the keys
+        y = y.transpose(1, 2).flatten(2)  # (B, N, C)
         return self.to_out(y @ self.qkv.weight if self.tied else y)
 
 
@@ -96,20 +100,20 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim != 3 or x.shape[-1] != self.dim or x.shape[1] == 0 or not x.is_floating_point():
             raise ValueError(f"expected x (B, N >= 1, {self.dim}) of a floating dtype, got {tuple(x.shape)} {x.dtype}")
-        qkv = self.qkv(x).unflatten(-1, (self.parts, self.num_heads, -1))       # (B, N, 3, K, p)
-        y = self.mix(*qkv.permute(2, 0, 3, 1, 4))                               # (B, K, N, p)
-        return self.to_out(y.transpose(1, 2).flatten(2))                        # (B, N, C)
+        qkv = self.qkv(x).unflatten(-1, (self.parts, self.num_heads, -1))  # (B, N, 3, K, p)
+        y = self.mix(*qkv.permute(2, 0, 3, 1, 4))  # (B, K, N, p)
+        return self.to_out(y.transpose(1, 2).flatten(2))  # (B, N, C)
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return scaled_dot_product_attention(q, k, v)                            # softmax over the keys
+        return scaled_dot_product_attention(q, k, v)  # softmax over the keys
 
 
 class WrittenOut(Attention):
     """Softmax attention as people draw it: the N × N matrix of every head in memory."""
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        A = (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1)                        # (B, K, N, N), over the keys
-        return A @ v                                                            # (B, K, N, p)
+        A = (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1)  # (B, K, N, N), over the keys
+        return A @ v  # (B, K, N, p)
 
 
 class Chunked(Attention):
@@ -125,9 +129,9 @@ class Chunked(Attention):
     def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         N, chunk = q.shape[-2], min(self.chunk, q.shape[-2])
         q, k, v = (pad(t, (0, 0, 0, -N % chunk)).unflatten(2, (-1, chunk)) for t in (q, k, v))  # (B, K, N/c, c, p)
-        real = torch.arange(q.shape[2] * chunk, device=q.device).view(-1, 1, chunk) < N         # (N/c, 1, c)
-        y = scaled_dot_product_attention(q, k, v, attn_mask=None if N % chunk == 0 else real)   # over the chunk's keys
-        return y.flatten(2, 3)[:, :, :N]                                        # (B, K, N, p)
+        real = torch.arange(q.shape[2] * chunk, device=q.device).view(-1, 1, chunk) < N  # (N/c, 1, c)
+        y = scaled_dot_product_attention(q, k, v, attn_mask=None if N % chunk == 0 else real)  # over the chunk's keys
+        return y.flatten(2, 3)[:, :, :N]  # (B, K, N, p)
 
 
 class SlidingWindow(Attention):
@@ -143,15 +147,15 @@ class SlidingWindow(Attention):
         self.window = window
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        N, h = q.shape[-2], min(self.window // 2, q.shape[-2] - 1)              # h tokens on either side
+        N, h = q.shape[-2], min(self.window // 2, q.shape[-2] - 1)  # h tokens on either side
         chunk = max(h, 1)
-        q = pad(q, (0, 0, 0, -N % chunk)).unflatten(2, (-1, chunk))             # (B, K, N/c, c, p)
+        q = pad(q, (0, 0, 0, -N % chunk)).unflatten(2, (-1, chunk))  # (B, K, N/c, c, p)
         k, v = (pad(t, (0, 0, h, h + -N % chunk)).unfold(2, chunk + 2 * h, chunk).mT for t in (k, v))  # (…, c + 2h, p)
-        at = torch.arange(chunk * q.shape[2], device=q.device).view(-1, chunk, 1)                # of the query
-        key = at[:, :1] - h + torch.arange(chunk + 2 * h, device=q.device)                       # of the key
-        seen = ((at - key).abs() <= h) & (key >= 0) & (key < N) | (at >= N)                      # (N/c, c, c + 2h)
-        y = scaled_dot_product_attention(q, k, v, attn_mask=seen)               # softmax over the window
-        return y.flatten(2, 3)[:, :, :N]                                        # (B, K, N, p)
+        at = torch.arange(chunk * q.shape[2], device=q.device).view(-1, chunk, 1)  # of the query
+        key = at[:, :1] - h + torch.arange(chunk + 2 * h, device=q.device)  # of the key
+        seen = ((at - key).abs() <= h) & (key >= 0) & (key < N) | (at >= N)  # (N/c, c, c + 2h)
+        y = scaled_dot_product_attention(q, k, v, attn_mask=seen)  # softmax over the window
+        return y.flatten(2, 3)[:, :, :N]  # (B, K, N, p)
 
 
 class Linformer(Attention):
@@ -162,7 +166,7 @@ class Linformer(Attention):
 
     def __init__(self, dim: int, num_heads: int = 8, rank: int = 64, tokens: int = 400):
         super().__init__(dim, num_heads)
-        self.E, self.F = (nn.Parameter(torch.randn(_at_least_one("rank", rank), tokens) * tokens ** -0.5) for _ in "EF")
+        self.E, self.F = (nn.Parameter(torch.randn(_at_least_one("rank", rank), tokens) * tokens**-0.5) for _ in "EF")
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         N = q.shape[-2]
@@ -186,14 +190,14 @@ class Nystrom(Attention):
     def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         N, m, scale = q.shape[-2], min(self.landmarks, q.shape[-2]), q.shape[-1] ** -0.5
         q_mean, k_mean = (adaptive_avg_pool2d(t, (m, t.shape[-1])) if N > m else t for t in (q, k))  # (B, K, m, p)
-        left = (q @ k_mean.mT * scale).softmax(-1)                              # (B, K, N, m), over the landmarks
-        core = (q_mean @ k_mean.mT * scale).softmax(-1)                         # (B, K, m, m), over the landmarks
-        right = scaled_dot_product_attention(q_mean, k, v)                      # (B, K, m, p), over the keys
-        return left @ (self.inverse(core) @ right)                              # (B, K, N, p)
+        left = (q @ k_mean.mT * scale).softmax(-1)  # (B, K, N, m), over the landmarks
+        core = (q_mean @ k_mean.mT * scale).softmax(-1)  # (B, K, m, m), over the landmarks
+        right = scaled_dot_product_attention(q_mean, k, v)  # (B, K, m, p), over the keys
+        return left @ (self.inverse(core) @ right)  # (B, K, N, p)
 
     def inverse(self, A: Tensor) -> Tensor:
         Z, eye = A.mT / A.sum(-2, keepdim=True).amax(-1, keepdim=True), torch.eye(A.shape[-1]).to(A)
-        for _ in range(self.steps):                                             # ‖A‖₁ ‖A‖∞ bounds the start, ‖A‖∞ = 1
+        for _ in range(self.steps):  # ‖A‖₁ ‖A‖∞ bounds the start, ‖A‖∞ = 1
             AZ = A @ Z
             Z = Z @ (13 * eye - AZ @ (15 * eye - AZ @ (7 * eye - AZ))) / 4
         return Z
@@ -211,9 +215,9 @@ class XCA(Attention):
         self.temp = nn.Parameter(torch.ones(num_heads, 1, 1))
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        q, k = (normalize(t, dim=-2) for t in (q, k))                           # over the tokens
-        A = (q.mT @ k * self.temp).softmax(-1)                                  # (B, K, p, p), over the keys' channels
-        return v @ A.mT                                                         # (B, K, N, p)
+        q, k = (normalize(t, dim=-2) for t in (q, k))  # over the tokens
+        A = (q.mT @ k * self.temp).softmax(-1)  # (B, K, p, p), over the keys' channels
+        return v @ A.mT  # (B, K, N, p)
 
 
 class RateGradient(Attention):
@@ -230,8 +234,8 @@ class RateGradient(Attention):
 
     def mix(self, w: Tensor) -> Tensor:
         N, p = w.shape[-2:]
-        S = torch.eye(p).to(w) + p / (N * self.eps2) * (w.mT @ w)               # (B, K, p, p)
-        return w @ torch.linalg.inv(S)                                          # (B, K, N, p), S is symmetric
+        S = torch.eye(p).to(w) + p / (N * self.eps2) * (w.mT @ w)  # (B, K, p, p)
+        return w @ torch.linalg.inv(S)  # (B, K, N, p), S is symmetric
 
 
 def _at_least_one(name: str, value: int) -> int:

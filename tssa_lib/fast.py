@@ -10,13 +10,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-MASS = 1e-8   # added to n_k, as in the published layer: a head without members gets s = 0
+MASS = 1e-8  # added to n_k, as in the published layer: a head without members gets s = 0
 TINY = 1e-24  # floor of a coordinate's token norm squared: a dead channel gives logit 0, not 0/0
 
 
-def fast_tssa(x: Tensor, temp: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, out: Tensor | None = None,
-              out_bias: Tensor | None = None, *, normalize: str = "tokens", c: float = 1.0, mass: float = MASS,
-              frozen: bool = False) -> Tensor:
+def fast_tssa(
+    x: Tensor,
+    temp: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    out: Tensor | None = None,
+    out_bias: Tensor | None = None,
+    *,
+    normalize: str = "tokens",
+    c: float = 1.0,
+    mass: float = MASS,
+    frozen: bool = False,
+) -> Tensor:
     """The whole layer in few passes over the tokens, equal to the straightforward `TSSA.forward` (lesson 9).
 
     Squares are formed once, and the logits and second moments are matrix products with them; the gates scale the
@@ -36,8 +46,16 @@ def fast_tssa(x: Tensor, temp: Tensor, weight: Tensor | None = None, bias: Tenso
     return _forward(*inputs, normalize, c, mass, keep=False)[0]
 
 
-def fused_tssa(w: Tensor, temp: Tensor, *, normalize: str = "tokens", c: float = 1.0, mass: float = MASS,
-               frozen: bool = False, drop: Callable[[Tensor], Tensor] = lambda D: D) -> Tensor:
+def fused_tssa(
+    w: Tensor,
+    temp: Tensor,
+    *,
+    normalize: str = "tokens",
+    c: float = 1.0,
+    mass: float = MASS,
+    frozen: bool = False,
+    drop: Callable[[Tensor], Tensor] = lambda D: D,
+) -> Tensor:
     """The update on w (B, N, K, p), in the sums that `torch.compile` fuses best: four loops over the tokens (lesson 9).
 
     Every sum keeps its axis, Π lies beside its token, and the moments are divided by n_k after their sum, so that
@@ -50,23 +68,29 @@ def fused_tssa(w: Tensor, temp: Tensor, *, normalize: str = "tokens", c: float =
     w2, a = v * v, temp
     if normalize != "none":
         a = temp / w2.sum(1, keepdim=True).clamp_min(TINY) * (1 if normalize == "tokens" else w.shape[1] / w.shape[3])
-    Pi = (w2 * a).sum(3, keepdim=True).softmax(2)                               # (B, N, K, 1), over the K heads
+    Pi = (w2 * a).sum(3, keepdim=True).softmax(2)  # (B, N, K, 1), over the K heads
     Pi = Pi.detach() if frozen else Pi
-    n_k = Pi.sum(1, keepdim=True) + mass                                        # (B, 1, K, 1)
-    D = c * n_k / (n_k + c * (Pi * w2).sum(1, keepdim=True))                    # (B, 1, K, p)
+    n_k = Pi.sum(1, keepdim=True) + mass  # (B, 1, K, 1)
+    D = c * n_k / (n_k + c * (Pi * w2).sum(1, keepdim=True))  # (B, 1, K, p)
     return (-v * Pi * drop(D)).to(w.dtype)
 
 
 def eager(x: Tensor) -> bool:
     """Whether `fast_tssa` can take x: not compiled, exported, traced or transformed by torch.func, no half precision."""
     special = torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()
-    return (not special and x.dtype in (torch.float32, torch.float64) and x.device.type in ("cpu", "cuda")
-            and not torch.is_autocast_enabled(x.device.type))
+    return (
+        not special
+        and x.dtype in (torch.float32, torch.float64)
+        and x.device.type in ("cpu", "cuda")
+        and not torch.is_autocast_enabled(x.device.type)
+    )
 
 
 def bare(m: nn.Module, kind: type[nn.Module] = nn.Linear) -> bool:
     """Whether m is the layer's own module of this kind, which nobody replaced, parametrised or hooked."""
-    return type(m) is kind and not (m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks)
+    return type(m) is kind and not (
+        m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks
+    )
 
 
 def _heads(w: Tensor, K: int, tokens_first: bool) -> Tensor:
@@ -84,21 +108,25 @@ def _products(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _forward(x, temp, weight, bias, out, out_bias, normalize, c, mass, keep=True):
-    w = x if weight is None else linear(x, weight, bias)                        # (B, C, N) or (B, N, C)
-    heads = _heads(w, len(temp), weight is not None)                            # (B, K, p, N)
+    w = x if weight is None else linear(x, weight, bias)  # (B, C, N) or (B, N, C)
+    heads = _heads(w, len(temp), weight is not None)  # (B, K, p, N)
     B, K, p, N = heads.shape
-    w2 = heads * heads                                                          # the squares, once
-    m = w2.sum(-1) if normalize != "none" else None                             # (B, K, p)
-    a = temp.expand(B, K, p).contiguous() if m is None else (temp if normalize == "tokens" else temp * (N / p)) / m.clamp_min(TINY)
-    Pi = _products(a, w2).softmax(1)                                            # (B, K, N), over the K heads
-    s, n_k = _products(Pi, w2.mT), Pi.sum(-1, keepdim=True) + mass              # (B, K, p), n_k s_k; (B, K, 1)
-    D = n_k / n_k.add(s, alpha=c)                                               # (B, K, p), the gates without their c
+    w2 = heads * heads  # the squares, once
+    m = w2.sum(-1) if normalize != "none" else None  # (B, K, p)
+    a = (
+        temp.expand(B, K, p).contiguous()
+        if m is None
+        else (temp if normalize == "tokens" else temp * (N / p)) / m.clamp_min(TINY)
+    )
+    Pi = _products(a, w2).softmax(1)  # (B, K, N), over the K heads
+    s, n_k = _products(Pi, w2.mT), Pi.sum(-1, keepdim=True) + mass  # (B, K, p), n_k s_k; (B, K, 1)
+    D = n_k / n_k.add(s, alpha=c)  # (B, K, p), the gates without their c
     u = torch.mul(heads, Pi.unsqueeze(2), out=None if keep or weight is None else heads)  # in w's place if it can go
     if weight is None:
         y = u.mul_(-c * D.unsqueeze(3)).view(w.shape)
     else:
-        V = (out * (-c * D.view(B, 1, K * p))).mT                                  # (B, C, O), gates in the output map
-        u = u.flatten(1, 2).mT if keep else w                                   # (B, N, C)
+        V = (out * (-c * D.view(B, 1, K * p))).mT  # (B, C, O), gates in the output map
+        u = u.flatten(1, 2).mT if keep else w  # (B, N, C)
         y = torch.bmm(u, V) if out_bias is None else torch.baddbmm(out_bias, u, V)
     return y, w, Pi, m, s, n_k, D
 
@@ -119,7 +147,7 @@ class _FastTSSA(torch.autograd.Function):
         x, temp, weight, out, w, Pi, m, s, n_k, D = ctx.saved_tensors
         normalize, c, frozen = ctx.switches
         heads = _heads(x if weight is None else w, len(temp), weight is not None)
-        (B, K, p, N), Pi_ = heads.shape, Pi.unsqueeze(2)                        # Pi_ (B, K, 1, N)
+        (B, K, p, N), Pi_ = heads.shape, Pi.unsqueeze(2)  # Pi_ (B, K, 1, N)
         dout, u = None, heads * Pi_
         # dy: of w·Π, through the output map; dD: of the gates
         if weight is None:
@@ -127,11 +155,11 @@ class _FastTSSA(torch.autograd.Function):
             dy, dD = g * (-c * D.unsqueeze(3)), u.mul_(g).sum(-1)
         else:
             minus_D = -c * D.view(B, 1, K * p)
-            G = torch.bmm(g.mT, u.flatten(1, 2).mT)                             # (B, O, C)
+            G = torch.bmm(g.mT, u.flatten(1, 2).mT)  # (B, O, C)
             dy = _heads(torch.bmm(g, out * minus_D), K, True)
             dD, dout = (G * out).sum(1).view(B, K, p), (G * minus_D).sum(0)
         # ds, dn: through c D = c n/(n + c s); dl: of the logits, through the softmax; da: of their weights a
-        dD = dD * D * D / n_k                                                   # dD here is of −c D
+        dD = dD * D * D / n_k  # dD here is of −c D
         ds, dw = c * c * dD, dy * Pi_
         # a = temp / m, m the sums of squares; then dw = 2w(Π ds + dl a + dm) + dy Π, and the projection
         a, dm, dtemp = temp.expand(B, K, p), torch.zeros_like(s), None
@@ -139,7 +167,7 @@ class _FastTSSA(torch.autograd.Function):
             w2, dn = torch.mul(heads, heads, out=u), -c * c * (dD * s).sum(-1, keepdim=True) / n_k
             dPi = dy.mul_(heads).sum(2).add_(_products(ds, w2)).add_(dn)  # (B, K, N)
             dl = dPi.sub_((dPi * Pi).sum(1, keepdim=True)).mul_(Pi)
-            da = dtemp = _products(dl, w2.mT)           # (B, K, p)
+            da = dtemp = _products(dl, w2.mT)  # (B, K, p)
             if normalize != "none":
                 scale = 1 if normalize == "tokens" else N / p
                 a, dtemp = scale * temp / m.clamp_min(TINY), scale * da / m.clamp_min(TINY)
@@ -148,9 +176,16 @@ class _FastTSSA(torch.autograd.Function):
         t = torch.addcmul(dm.unsqueeze(3), Pi_, ds.unsqueeze(3), out=u)
         if not frozen:
             t.addcmul_(dl.unsqueeze(2), a.unsqueeze(3))
-        dw = dw.addcmul_(t, heads, value=2).flatten(1, 2)                                # (B, C, N)
+        dw = dw.addcmul_(t, heads, value=2).flatten(1, 2)  # (B, C, N)
         if weight is None:
             return dw.reshape(x.shape), dtemp, *[None] * 8
-        dw = dw.mT                                                              # (B, N, C)
-        return (dw @ weight, dtemp, dw.flatten(0, 1).mT @ x.flatten(0, 1), dw.sum((0, 1)) if ctx.needs_input_grad[3] else None,
-                dout, g.sum((0, 1)) if ctx.needs_input_grad[5] else None, *[None] * 4)
+        dw = dw.mT  # (B, N, C)
+        return (
+            dw @ weight,
+            dtemp,
+            dw.flatten(0, 1).mT @ x.flatten(0, 1),
+            dw.sum((0, 1)) if ctx.needs_input_grad[3] else None,
+            dout,
+            g.sum((0, 1)) if ctx.needs_input_grad[5] else None,
+            *[None] * 4,
+        )

@@ -20,12 +20,12 @@ class Observation(NamedTuple):
     """What one TSSA did in one forward pass; `name` is its place in the model."""
 
     name: str
-    Pi: Tensor                    # (B, K, N) memberships
-    second_moments: Tensor        # (B, K, p)
-    gates: Tensor                 # (B, K, p)
+    Pi: Tensor  # (B, K, N) memberships
+    second_moments: Tensor  # (B, K, p)
+    gates: Tensor  # (B, K, p)
     grid: tuple[int, int] | None  # rows and columns of the N tokens, where they come from a map
-    rate_before: Tensor           # (B,) variational rate of the layer's input, in nats, c absorbed
-    rate_after: Tensor            # (B,) of input plus output, Π held fixed
+    rate_before: Tensor  # (B,) variational rate of the layer's input, in nats, c absorbed
+    rate_after: Tensor  # (B,) of input plus output, Π held fixed
 
     @property
     def entropy(self) -> Tensor:
@@ -54,13 +54,15 @@ def observe(model: nn.Module) -> Iterator[list[Observation]]:
     def note(name: str, layer: TSSA, x: Tensor, output: Tensor) -> None:
         Pi, s, D = layer.statistics(x)
         after = second_moments(layer.project(x + output), Pi, layer.mass)
-        share, N = Pi.sum(-1) / Pi.shape[-1], Pi.shape[-1]                     # (B, K)
+        share, N = Pi.sum(-1) / Pi.shape[-1], Pi.shape[-1]  # (B, K)
         before, after = (0.5 * (share * torch.log1p(layer.c * m).sum(-1)).sum(-1) for m in (s, after))
         grid = next((g for g in reversed(maps) if g[0] * g[1] == N), None)
         seen.append(Observation(name, Pi, s, D, grid, before, after))
 
     inside = {m for layer in model.modules() if isinstance(layer, TSSA) for m in layer.modules() if m is not layer}
-    handles = [m.register_forward_pre_hook(passing) for m in model.modules() if m not in inside]  # hooked, a TSSA is not fast
+    handles = [
+        m.register_forward_pre_hook(passing) for m in model.modules() if m not in inside
+    ]  # hooked, a TSSA is not fast
     try:
         with on_each_call(model, note):
             yield seen
@@ -76,7 +78,9 @@ def look(model: Any, image: Any, size: int | tuple[int, int] = 320) -> tuple[np.
     `side`. `image` is anything `photos.load_image` reads. `size` is the longest side, rounded to multiples of
     32, or (H, W) exactly.
     """
-    module = model.model if hasattr(model, "predictor") else model  # a YOLO wraps its network, which has a .model as well
+    module = (
+        model.model if hasattr(model, "predictor") else model
+    )  # a YOLO wraps its network, which has a .model as well
     picture = load_image(image)
     if side := getattr(module, "side", None):
         size = (side, side)

@@ -16,8 +16,12 @@ from torch import Tensor
 
 from tssa_lib import rates, tssa
 
-SAMPLES = {"china": "sklearn/datasets/images/china.jpg", "flower": "sklearn/datasets/images/flower.jpg",
-           "bus": "ultralytics/assets/bus.jpg", "zidane": "ultralytics/assets/zidane.jpg"}
+SAMPLES = {
+    "china": "sklearn/datasets/images/china.jpg",
+    "flower": "sklearn/datasets/images/flower.jpg",
+    "bus": "ultralytics/assets/bus.jpg",
+    "zidane": "ultralytics/assets/zidane.jpg",
+}
 KINDS = "an image file, a PIL image or an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)"
 
 
@@ -50,9 +54,9 @@ def load_image(source: Any, longest: int | None = None) -> np.ndarray:
         if not isinstance(image, Image.Image):
             image = Image.fromarray(_eight_bit(np.asarray(image)))
         if longest:
-            image.draft("RGB", (longest, longest))         # a large JPEG is decoded at a fraction of its size
+            image.draft("RGB", (longest, longest))  # a large JPEG is decoded at a fraction of its size
         image = ImageOps.exif_transpose(image)
-        if image.mode[0] in "IF":                          # 16 or 32 bits a pixel: PIL would clip, not scale
+        if image.mode[0] in "IF":  # 16 or 32 bits a pixel: PIL would clip, not scale
             image = Image.fromarray(_eight_bit(np.asarray(image)))
         if image.has_transparency_data:
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
@@ -69,7 +73,7 @@ def _eight_bit(a: np.ndarray) -> np.ndarray:
     a = a[..., 0] if a.ndim == 3 and a.shape[2] == 1 else a
     if a.size == 0 or not (a.ndim == 2 or a.ndim == 3 and a.shape[2] in (3, 4)):
         raise ValueError(f"expected {KINDS}, got an array {a.shape}")
-    if a.dtype.kind == "f" and not (a.min() >= 0 and a.max() <= 1):   # `not` also catches NaN
+    if a.dtype.kind == "f" and not (a.min() >= 0 and a.max() <= 1):  # `not` also catches NaN
         raise ValueError(f"expected floats in [0, 1], got values from {a.min()} to {a.max()}")
     scale = {"f8": 255, "f4": 255, "f2": 255, "b1": 255, "u1": 1, "u2": 255 / 65535}.get(a.dtype.str[1:])
     if scale is None:
@@ -85,8 +89,10 @@ def patches(image: np.ndarray, size: int = 8, stride: int = 4) -> tuple[Tensor, 
     (3, 5)
     """
     if image.ndim != 3 or size < 1 or stride < 1 or min(image.shape[:2]) < size:
-        raise ValueError(f"expected an image (H, W, C) of at least {size} × {size} pixels, size and stride >= 1, "
-                         f"got {image.shape}, size {size}, stride {stride}")
+        raise ValueError(
+            f"expected an image (H, W, C) of at least {size} × {size} pixels, size and stride >= 1, "
+            f"got {image.shape}, size {size}, stride {stride}"
+        )
     x = torch.as_tensor(image, dtype=torch.float64).unfold(0, size, stride).unfold(1, size, stride)
     return x.permute(0, 1, 3, 4, 2).flatten(2).flatten(0, 1), tuple(x.shape[:2])
 
@@ -96,11 +102,13 @@ def principal(x: Tensor, d: int) -> Tensor:
     if x.ndim != 2 or not 1 <= d <= x.shape[1]:
         raise ValueError(f"expected tokens (N, D) with D >= d = {d} >= 1, got {tuple(x.shape)}")
     x = x - x.mean(0)
-    x = x @ torch.linalg.eigh(x.T @ x)[1][:, -d:].flip(1)                       # (N, d)
-    return x / (x ** 2).sum(1).mean().sqrt().clamp_min(1e-12)
+    x = x @ torch.linalg.eigh(x.T @ x)[1][:, -d:].flip(1)  # (N, d)
+    return x / (x**2).sum(1).mean().sqrt().clamp_min(1e-12)
 
 
-def tokens(source: Any, d: int = 16, longest: int = 480, size: int = 8, stride: int = 4) -> tuple[Tensor, tuple[int, int]]:
+def tokens(
+    source: Any, d: int = 16, longest: int = 480, size: int = 8, stride: int = 4
+) -> tuple[Tensor, tuple[int, int]]:
     """Tokens x (N, d) of any picture, and their grid: the principal coordinates of its patches in CIE L*a*b*."""
     import cv2
 
@@ -128,8 +136,17 @@ def start(x: Tensor, K: int, seed: int = 0) -> Tensor:
     return torch.full((K, len(x)), 0.1 / (K - 1), dtype=x.dtype).scatter(0, labels[None], 0.9)
 
 
-def group(x: Tensor, K: int = 4, p: int = 4, eps2: float = 0.002, steps: int = 50, *, Pi: Tensor | None = None,
-          corrected: bool = True, progress: bool = False) -> Groups:
+def group(
+    x: Tensor,
+    K: int = 4,
+    p: int = 4,
+    eps2: float = 0.002,
+    steps: int = 50,
+    *,
+    Pi: Tensor | None = None,
+    corrected: bool = True,
+    progress: bool = False,
+) -> Groups:
     """Groups of tokens x (N, d): frames to memberships and back, `steps` times (lesson 6, eqs. 6.18, 6.19).
 
     U_k ← the p strongest eigenvectors of S_k; Π ← softmax(−T/2) over the groups. Each step lowers the
@@ -144,7 +161,7 @@ def group(x: Tensor, K: int = 4, p: int = 4, eps2: float = 0.002, steps: int = 5
     if steps < 1 or not 1 <= p <= x.shape[1]:
         raise ValueError(f"expected steps >= 1 and 1 <= p <= d = {x.shape[1]}, got steps={steps}, p={p}")
     for _ in trange(steps, desc="grouping", disable=not progress):
-        U = torch.linalg.eigh(rates.second_moment(x, Pi))[1][..., -p:].flip(-1)          # (K, d, p)
-        Pi = (-rates.code_lengths(x, Pi, U, eps2, corrected=corrected) / 2).softmax(0)   # over the groups
+        U = torch.linalg.eigh(rates.second_moment(x, Pi))[1][..., -p:].flip(-1)  # (K, d, p)
+        Pi = (-rates.code_lengths(x, Pi, U, eps2, corrected=corrected) / 2).softmax(0)  # over the groups
         objective.append((rates.variational_rate(x, Pi, U, eps2, corrected=corrected) - tssa.entropy(Pi)).item())
     return Groups(Pi, U, objective)

@@ -19,7 +19,9 @@ ORTHONORMAL_TOL = 1e-3  # of UᵀU, where the residual ‖z‖² − ‖U_kᵀz�
 
 
 # ---- what every function expects ------------------------------------------------------------------
-def _check(x: Tensor, eps2: float, Pi: Tensor | None = None, U: Tensor | None = None, orthonormal: bool = False) -> None:
+def _check(
+    x: Tensor, eps2: float, Pi: Tensor | None = None, U: Tensor | None = None, orthonormal: bool = False
+) -> None:
     """Raise ValueError that says what was expected and what came."""
     if x.ndim < 2 or not x.is_floating_point():
         raise ValueError(f"expected tokens x (…, N, d) of a floating dtype, got {tuple(x.shape)} {x.dtype}")
@@ -28,7 +30,9 @@ def _check(x: Tensor, eps2: float, Pi: Tensor | None = None, U: Tensor | None = 
         raise ValueError(f"expected at least one token and one dimension, got x {tuple(x.shape)}")
     if not torch.isfinite(x).all():
         raise ValueError("expected finite tokens, got NaN or infinity in x")
-    if (longest := x.abs().max().item()) * longest * N * d > torch.finfo(torch.promote_types(x.dtype, torch.float32)).max:
+    if (longest := x.abs().max().item()) * longest * N * d > torch.finfo(
+        torch.promote_types(x.dtype, torch.float32)
+    ).max:
         raise ValueError(f"expected tokens whose squares can be summed in {x.dtype}, got entries up to {longest:.3g}")
     _check_numbers(eps2)
     if d / eps2 > torch.finfo(x.dtype).max:
@@ -41,8 +45,10 @@ def _check(x: Tensor, eps2: float, Pi: Tensor | None = None, U: Tensor | None = 
             raise ValueError(f"expected memberships of the tokens' dtype {x.dtype}, got {Pi.dtype}")
         off = (Pi.sum(-2) - 1).abs().max().item()
         if not off <= MEMBERSHIP_TOL or Pi.min() < 0:  # `not <=` also catches NaN
-            raise ValueError(f"expected memberships >= 0 that sum to 1 over the K groups (axis -2), got sums up to "
-                             f"{off:.3g} off and a minimum of {Pi.min().item():.3g}")
+            raise ValueError(
+                f"expected memberships >= 0 that sum to 1 over the K groups (axis -2), got sums up to "
+                f"{off:.3g} off and a minimum of {Pi.min().item():.3g}"
+            )
     if U is not None:
         if U.ndim != 3 or U.shape[1] != d:
             raise ValueError(f"expected bases U (K, d={d}, p), got {tuple(U.shape)}")
@@ -82,7 +88,7 @@ def second_moment(x: Tensor, Pi: Tensor | None = None) -> Tensor:
     """
     _check(x, 1.0, Pi)
     if Pi is None:
-        return x.mT @ x / x.shape[-2]                                           # (…, d, d)
+        return x.mT @ x / x.shape[-2]  # (…, d, d)
     return torch.einsum("...kn,...nd,...ne->...kde", Pi / _group_size(Pi)[..., None], x, x)
 
 
@@ -99,7 +105,7 @@ def coding_rate(x: Tensor, eps2: float) -> Tensor:
     """
     _check(x, eps2)
     N, d = x.shape[-2:]
-    S = x.mT @ x / N if d <= N else x @ x.mT / N                                # (…, m, m), m = min(d, N)
+    S = x.mT @ x / N if d <= N else x @ x.mT / N  # (…, m, m), m = min(d, N)
     return 0.5 * _logdet(S, d / eps2)
 
 
@@ -148,7 +154,7 @@ def compression_rate_grad(x: Tensor, Pi: Tensor, eps2: float) -> Tensor:
     _check(x, eps2, Pi)
     N, d = x.shape[-2:]
     c, eye = d / eps2, torch.eye(d, dtype=x.dtype, device=x.device)
-    inverse = torch.linalg.inv(eye + c * second_moment(x, Pi))                  # (…, K, d, d)
+    inverse = torch.linalg.inv(eye + c * second_moment(x, Pi))  # (…, K, d, d)
     return c / N * torch.einsum("...kn,...kde,...ne->...nd", Pi, inverse, x)
 
 
@@ -196,16 +202,16 @@ def subspace_rate(x: Tensor, U: Tensor, eps2: float) -> Tensor:
 def subspace_rate_grad(x: Tensor, U: Tensor, eps2: float) -> Tensor:
     """Gradient of R^c(Z; U): Σ_k U_k ∇R(U_kᵀZ), in the p × p form, linear in N (lesson 3, eq. 3.2)."""
     _check(x, eps2, U=U)
-    g = coding_rate_grad(torch.einsum("...nd,kdp->...knp", x, U), eps2)         # (…, K, N, p)
+    g = coding_rate_grad(torch.einsum("...nd,kdp->...knp", x, U), eps2)  # (…, K, N, p)
     return torch.einsum("...knp,kdp->...nd", g, U)
 
 
 # ---- lessons 4 and 5: the variational rate ----------------------------------------------------------
 def _spectrum(x: Tensor, Pi: Tensor, U: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Squared projections (…, K, N, p), second moments s (…, K, p), residual energy (…, K, N)."""
-    w2 = torch.einsum("...nd,kdp->...knp", x, U) ** 2                           # (…, K, N, p)
+    w2 = torch.einsum("...nd,kdp->...knp", x, U) ** 2  # (…, K, N, p)
     s = torch.einsum("...kn,...knp->...kp", Pi / _group_size(Pi)[..., None], w2)
-    rest = (x ** 2).sum(-1)[..., None, :] - w2.sum(-1)                          # ‖z‖² − ‖U_kᵀz‖²
+    rest = (x**2).sum(-1)[..., None, :] - w2.sum(-1)  # ‖z‖² − ‖U_kᵀz‖²
     return w2, s, rest.clamp_min(0)
 
 
@@ -230,7 +236,7 @@ def variational_rate(x: Tensor, Pi: Tensor, U: Tensor, eps2: float, *, corrected
     N, d = x.shape[-2:]
     c, q = d / eps2, d - U.shape[-1]
     _, s, rest = _spectrum(x, Pi, U)
-    bits = torch.log1p(c * s).sum(-1)                                           # (…, K)
+    bits = torch.log1p(c * s).sum(-1)  # (…, K)
     if corrected:
         bits = bits + q * torch.log1p(c * _residual(rest, Pi, q))
     return 0.5 * (Pi.sum(-1) / N * bits).sum(-1)
@@ -246,10 +252,10 @@ def variational_rate_grad(x: Tensor, Pi: Tensor, U: Tensor, eps2: float, *, corr
     c, q = d / eps2, d - U.shape[-1]
     _, s, rest = _spectrum(x, Pi, U)
     w = torch.einsum("...nd,kdp->...knp", x, U)
-    D = c / (1 + c * s)                                                         # (…, K, p)
+    D = c / (1 + c * s)  # (…, K, p)
     if not corrected:
         return torch.einsum("...kn,...kp,...knp,kdp->...nd", Pi, D, w, U) / N
-    R = c / (1 + c * _residual(rest, Pi, q))                                    # (…, K)
+    R = c / (1 + c * _residual(rest, Pi, q))  # (…, K)
     inside = torch.einsum("...kn,...kp,...knp,kdp->...nd", Pi, D - R[..., None], w, U)
     return (inside + torch.einsum("...kn,...k->...n", Pi, R)[..., None] * x) / N
 

@@ -5,7 +5,7 @@ over crops of real photographs. Lesson 11 trains on them; `data/README.md` gives
 licences. Everything is integer arithmetic on frozen random streams, written as BMP (no
 compressor), so a specification makes the same bytes on every machine.
 
-Order of this file: where data lives, photographs and digits, one scene, the data set.
+Order of this file: photographs and digits, one scene, the data set.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import os
 import shutil
 import sys
 import tempfile
@@ -24,32 +23,14 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from tssa_lib.paths import data_dir
+
 SPLITS = ("train", "val")
 PHOTOS = ("china", "flower", "bus", "zidane")
 TRAIN_SHARE = 0.6  # of each photograph, along its longer side; the rest is for validation
 TRAIN_DIGITS = 1258  # the first 70 % of the 1,797 digits; the rest is for validation
 VISIBLE = 64  # of 255: ink at least this opaque counts as part of the digit's box
 TRIES = 100  # placements to try before giving up
-
-
-# --- where data lives -------------------------------------------------------------------------
-
-
-def data_dir() -> Path:
-    """The writable folder for made data: `$TSSA_DATA`, the repository's `data/`, or a user cache.
-
-    The answer does not depend on the working directory.
-
-    >>> data_dir().is_absolute()
-    True
-    """
-    if os.environ.get("TSSA_DATA"):
-        return Path(os.environ["TSSA_DATA"]).expanduser().resolve()
-    beside = Path(__file__).resolve().parent.parent / "data"
-    if (beside / "README.md").is_file() and os.access(beside, os.W_OK):
-        return beside
-    cache = os.environ.get("LOCALAPPDATA") or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(cache).expanduser().resolve() / "tssa_lib"
 
 
 # --- photographs and digits -------------------------------------------------------------------
@@ -237,9 +218,7 @@ def _ink_over(patch: np.ndarray, alpha: np.ndarray, spec: SceneSpec, draw) -> np
 # --- the data set -----------------------------------------------------------------------------
 
 
-def make_scenes(
-    spec: SceneSpec = SceneSpec(), root: str | Path | None = None, progress: bool | None = None
-) -> Path:
+def make_scenes(spec: SceneSpec = SceneSpec(), root: str | Path | None = None, progress: bool | None = None) -> Path:
     """Write the scenes in YOLO layout, once, and return the path of their `data.yaml`.
 
     A complete set with the same specification is used again after its bytes are checked; a
@@ -290,10 +269,7 @@ def _write(folder: Path, spec: SceneSpec, progress: bool) -> None:
         corners = drawn.boxes / spec.size  # YOLO wants centre and size as shares of the picture
         centre, extent = (corners[:, 2:] + corners[:, :2]) / 2, corners[:, 2:] - corners[:, :2]
         rows = np.hstack([centre, extent])
-        text = "".join(
-            f"{label} " + " ".join(f"{v:.6f}" for v in row) + "\n"
-            for label, row in zip(drawn.labels, rows)
-        )
+        text = "".join(f"{label} " + " ".join(f"{v:.6f}" for v in row) + "\n" for label, row in zip(drawn.labels, rows))
         (folder / "labels" / split / f"{i:05d}.txt").write_bytes(text.encode())
 
     names = "".join(f"  {n}: '{n}'\n" for n in range(10))

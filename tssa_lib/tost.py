@@ -2,12 +2,10 @@
 
 Lesson 7 derives the causal layer, lesson 8 trains the classifier on real digits. Source: Wu et al. 2024,
 "Token Statistics Transformer" (ToST), and its published code, whose parameter names are kept here.
-`python -m tssa_lib.tost --seeds 3` makes data/results/tost_digits.json, which lesson 8 reads.
 """
 
 from collections import OrderedDict
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +14,9 @@ from tssa_lib import rates
 from tssa_lib.tssa import MASS, TSSA, entropy, gates, load_exactly
 
 CLAMP = 1e-12  # floor of the causal layer's running sum of squares, as published
-RESULTS = Path(__file__).resolve().parents[1] / "data" / "results" / "tost_digits.json"
 VARIANTS = {"tied": {"tied": True}, "untied": {}, "untied, θ = 30": {"temp": 30.0}} | {
-    f"tied, θ = {temp}": {"tied": True, "temp": float(temp)} for temp in (10, 30, 100)}
+    f"tied, θ = {temp}": {"tied": True, "temp": float(temp)} for temp in (10, 30, 100)
+}
 
 
 class Block(nn.Module):
@@ -41,8 +39,8 @@ class Block(nn.Module):
         self.gamma2 = nn.Parameter(torch.full((dim,), float(gamma)))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.gamma1 * self.attn(self.norm1(x))                          # (B, N, C)
-        return x + self.gamma2 * self.mlp(self.norm2(x))                        # (B, N, C)
+        x = x + self.gamma1 * self.attn(self.norm1(x))  # (B, N, C)
+        return x + self.gamma2 * self.mlp(self.norm2(x))  # (B, N, C)
 
     @classmethod
     def from_tost_state_dict(cls, state: dict[str, Tensor], num_heads: int, eps: float = 1e-5) -> "Block":
@@ -65,7 +63,9 @@ class CausalTSSA(nn.Module):
     def __init__(self, dim: int, num_heads: int, block_size: int):
         super().__init__()
         if min(dim, num_heads, block_size) < 1 or dim % num_heads:
-            raise ValueError(f"expected num_heads that divides dim and block_size >= 1, got {dim=}, {num_heads=}, {block_size=}")
+            raise ValueError(
+                f"expected num_heads that divides dim and block_size >= 1, got {dim=}, {num_heads=}, {block_size=}"
+            )
         self.dim, self.num_heads, self.block_size = dim, num_heads, block_size
         self.c_attn, self.c_proj = nn.Linear(dim, dim, bias=False), nn.Linear(dim, dim, bias=False)
         self.temp = nn.Parameter(torch.ones(num_heads, 1))
@@ -75,12 +75,12 @@ class CausalTSSA(nn.Module):
         if x.ndim != 3 or x.shape[-1] != self.dim or not 1 <= x.shape[1] <= self.block_size:
             raise ValueError(f"expected x (B, 1 <= N <= {self.block_size}, {self.dim}), got {tuple(x.shape)}")
         w = self.c_attn(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, K, N, p)
-        w2 = w.to(torch.promote_types(w.dtype, torch.float32)) ** 2             # half precision would overflow
-        share = w2 / w2.cumsum(-2).clamp_min(CLAMP) + self.denom_bias[:, :x.shape[1]]
-        Pi = (share.sum(-1) * self.temp).softmax(1)[..., None]                  # (B, K, N, 1), over the K heads
-        s = (w2 * Pi).cumsum(-2) / (Pi.cumsum(-2) + MASS)                       # (B, K, N, p), over the past
-        y = (-w * (Pi * gates(s))).to(w.dtype)                                  # (B, K, N, p)
-        return self.c_proj(y.transpose(1, 2).flatten(2))                        # (B, N, C)
+        w2 = w.to(torch.promote_types(w.dtype, torch.float32)) ** 2  # half precision would overflow
+        share = w2 / w2.cumsum(-2).clamp_min(CLAMP) + self.denom_bias[:, : x.shape[1]]
+        Pi = (share.sum(-1) * self.temp).softmax(1)[..., None]  # (B, K, N, 1), over the K heads
+        s = (w2 * Pi).cumsum(-2) / (Pi.cumsum(-2) + MASS)  # (B, K, N, p), over the past
+        y = (-w * (Pi * gates(s))).to(w.dtype)  # (B, K, N, p)
+        return self.c_proj(y.transpose(1, 2).flatten(2))  # (B, N, C)
 
     @classmethod
     def from_tost_state_dict(cls, state: dict[str, Tensor], num_heads: int) -> "CausalTSSA":
@@ -114,11 +114,11 @@ class ToST(nn.Module):
     def tokens(self, images: Tensor) -> Tensor:
         if images.ndim != 3 or images.shape[1:] != (self.side, self.side):
             raise ValueError(f"expected images (B, {self.side}, {self.side}), got {tuple(images.shape)}")
-        patches = nn.functional.unfold(images[:, None], 3, padding=1).mT        # (B, N, 9)
-        return self.embed(patches) + self.positions                             # (B, N, C)
+        patches = nn.functional.unfold(images[:, None], 3, padding=1).mT  # (B, N, 9)
+        return self.embed(patches) + self.positions  # (B, N, C)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.norm(self.blocks(self.tokens(images))).mean(1))   # (B, classes)
+        return self.head(self.norm(self.blocks(self.tokens(images))).mean(1))  # (B, classes)
 
 
 def digits() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
@@ -131,7 +131,9 @@ def digits() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     return (torch.tensor(x).float(), torch.tensor(y)), (torch.tensor(held).float(), torch.tensor(answers))
 
 
-def fit(model: nn.Module, images: Tensor, labels: Tensor, epochs: int = 12, batch: int = 64, lr: float = 3e-3) -> Iterator[float]:
+def fit(
+    model: nn.Module, images: Tensor, labels: Tensor, epochs: int = 12, batch: int = 64, lr: float = 3e-3
+) -> Iterator[float]:
     """Train with AdamW and a one-cycle learning rate; yields the mean loss (nats) of each epoch."""
     optimizer = torch.optim.AdamW(model.parameters(), lr)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=epochs * -(-len(images) // batch))
@@ -158,7 +160,7 @@ def compression(model: ToST, images: Tensor) -> list[dict]:
     for block in model.blocks:
         z, layer = block.norm1(x), block.attn
         W, (Pi, _, D) = layer.bases(), layer.statistics(z)
-        U = W.unflatten(0, (layer.num_heads, -1)).mT                            # (K, C, p)
+        U = W.unflatten(0, (layer.num_heads, -1)).mT  # (K, C, p)
         rate = [rates.variational_rate(v, Pi, U, layer.dim / layer.c).mean() for v in (z, z + block.gamma1 * layer(z))]
         bound = layer.c * block.gamma1.max() * torch.linalg.matrix_norm(W, 2) ** 2 * Pi.max()
         spread = entropy(Pi).mean() / torch.tensor(layer.num_heads).log()
@@ -166,34 +168,3 @@ def compression(model: ToST, images: Tensor) -> list[dict]:
         found.append(dict(zip(("before", "after", "bound", "entropy", "gate", "temp"), (v.tolist() for v in values))))
         x = block(x)
     return found
-
-
-def main() -> None:
-    """Train every variant with every seed and write the result file."""
-    import argparse, json, platform, sys, time  # noqa: E401
-    from tqdm import tqdm
-
-    from tssa_lib.manifest import manifest
-
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    args, (train, test), runs = parser.parse_args(), digits(), []
-    for name, seed in tqdm([(v, s) for v in VARIANTS for s in range(args.seeds)], unit="model"):
-        torch.manual_seed(seed)
-        model = ToST(**VARIANTS[name])
-        untrained, (*_, loss) = compression(model, test[0]), fit(model, *train, epochs=args.epochs)
-        accuracy = (model(test[0]).argmax(-1) == test[1]).double().mean().item()
-        runs.append({"variant": name, "seed": seed, "accuracy": accuracy, "loss": loss, "untrained": untrained,
-                     "trained": compression(model, test[0])})
-    about = {**manifest(" ".join(["python -m tssa_lib.tost", *sys.argv[1:]])), "seeds": args.seeds, "epochs": args.epochs,
-             "machine": f"{torch.get_num_threads()} thread(s) of an {platform.machine()} CPU",
-             "cpu_seconds": round(time.process_time()), "train": len(train[1]), "test": len(test[1])}
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    rounded = json.loads(json.dumps({**about, "runs": runs}), parse_float=lambda v: round(float(v), 5))
-    args.out.write_text(json.dumps(rounded, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()

@@ -19,21 +19,37 @@ from typing import Any
 
 import torch
 from torch import nn
-
-from tssa_lib import yolo
-from tssa_lib.scenes import data_dir
 from ultralytics import YOLO
 from ultralytics.data.utils import IMG_FORMATS, check_det_dataset
 from ultralytics.utils import LOGGER, YAML
 from ultralytics.utils.patches import imread
 
+from tssa_lib import yolo
+from tssa_lib.paths import data_dir
+
 # Digit scenes from scratch on a CPU, in minutes. Digits must not be mirrored, and scenes are small,
 # so mosaic and flips are off; `optimizer="auto"` would take a learning rate six times too low here.
 SCENES = dict(
-    imgsz=128, epochs=15, batch=8, nbs=8, optimizer="AdamW", lr0=0.004, lrf=0.05, momentum=0.9, warmup_epochs=1,
-    mosaic=0.0, fliplr=0.0, scale=0.2, translate=0.05, hsv_s=0.3, hsv_v=0.2,
-    cache="ram", workers=0, plots=False, amp=False,
-)  # fmt: skip
+    imgsz=128,
+    epochs=15,
+    batch=8,
+    nbs=8,
+    optimizer="AdamW",
+    lr0=0.004,
+    lrf=0.05,
+    momentum=0.9,
+    warmup_epochs=1,
+    mosaic=0.0,
+    fliplr=0.0,
+    scale=0.2,
+    translate=0.05,
+    hsv_s=0.3,
+    hsv_v=0.2,
+    cache="ram",
+    workers=0,
+    plots=False,
+    amp=False,
+)
 
 # The customary recipe for a real data set on GPUs; everything else is Ultralytics' default.
 FULL = dict(imgsz=640, epochs=300, batch=64, optimizer="SGD", lr0=0.01, momentum=0.937, amp=True)
@@ -41,8 +57,12 @@ FULL = dict(imgsz=640, epochs=300, batch=64, optimizer="SGD", lr0=0.01, momentum
 # Export formats for integer or half-precision processors alone, as Ultralytics 8.4 lists them.
 NO_FLOAT32 = frozenset({"ascend", "axelera", "deepx", "edgetpu", "hailo", "imx", "qnn", "rknn", "xilinx"})
 
-METRICS = {"metrics/precision(B)": "precision", "metrics/recall(B)": "recall",
-           "metrics/mAP50(B)": "mAP50", "metrics/mAP50-95(B)": "mAP50-95"}  # fmt: skip
+METRICS = {
+    "metrics/precision(B)": "precision",
+    "metrics/recall(B)": "recall",
+    "metrics/mAP50(B)": "mAP50",
+    "metrics/mAP50-95(B)": "mAP50-95",
+}
 
 
 @dataclass(frozen=True)
@@ -70,15 +90,20 @@ class Run:
         with open(self.folder / "results.csv", newline="") as file:
             rows = [{k.strip(): float(v) for k, v in row.items()} for row in csv.DictReader(file)]
         return [
-            {"epoch": row["epoch"], **{k[6:]: v for k, v in row.items() if k.startswith("train/")},
-             **{name: row[k] for k, name in METRICS.items()}}
+            {
+                "epoch": row["epoch"],
+                **{k[6:]: v for k, v in row.items() if k.startswith("train/")},
+                **{name: row[k] for k, name in METRICS.items()},
+            }
             for row in rows
-        ]  # fmt: skip
+        ]
 
     def __str__(self) -> str:
         m = self.metrics
-        return (f"{len(self.history)} epochs in {self.seconds:.0f} s: mAP50 {m['mAP50']:.3f}, "
-                f"mAP50-95 {m['mAP50-95']:.3f}, precision {m['precision']:.3f}, recall {m['recall']:.3f}")  # fmt: skip
+        return (
+            f"{len(self.history)} epochs in {self.seconds:.0f} s: mAP50 {m['mAP50']:.3f}, "
+            f"mAP50-95 {m['mAP50-95']:.3f}, precision {m['precision']:.3f}, recall {m['recall']:.3f}"
+        )
 
 
 @dataclass
@@ -150,8 +175,13 @@ def resume(run: Run | str | Path, watch: Callable[[History], None] | None = None
         return _run(model, watch, resume=str(last))
 
 
-def full_recipe(data: str | Path, size: str = "n", weights: str | Path | None = "stock",
-                model: str | Path | YOLO | None = None, **settings: Any) -> Run:  # fmt: skip
+def full_recipe(
+    data: str | Path,
+    size: str = "n",
+    weights: str | Path | None = "stock",
+    model: str | Path | YOLO | None = None,
+    **settings: Any,
+) -> Run:
     """The customary full training in one call: 300 epochs, 640 px, batch 64, mixed precision.
 
     It runs on all GPUs of the machine, or on the CPU. size: n, s, m, l or x (`scale` is a setting of
@@ -189,8 +219,10 @@ def check_data(data: str | Path) -> dict[str, Any]:
         missing = [k for k in ("train", "val") if not found.get(k)]
         missing += [] if "names" in found or "nc" in found else ["names"]
         if missing:
-            raise ValueError(f"expected the keys train, val and names in {path.name}, got {sorted(found)}: "
-                             f"{', '.join(missing)} missing")  # fmt: skip
+            raise ValueError(
+                f"expected the keys train, val and names in {path.name}, got {sorted(found)}: "
+                f"{', '.join(missing)} missing"
+            )
     elif path.parent != Path("."):  # a bare name may be one of Ultralytics' own, e.g. coco8.yaml
         raise FileNotFoundError(f"expected a data YAML, found no file {path}")
     described = check_det_dataset(path.resolve() if path.is_file() else data)
@@ -236,7 +268,9 @@ def validate(model: YOLO, data: str | Path, **settings: Any) -> tuple[dict[str, 
     place = dict(project=str(data_dir() / "runs"), name="val", exist_ok=True)
     with _logging(quiet=True), _threads(model, "on_val_start"):
         described = check_data(data)
-        found = model.val(data=described["yaml_file"], **{"plots": False, "verbose": False, "workers": 0, **place, **settings})
+        found = model.val(
+            data=described["yaml_file"], **{"plots": False, "verbose": False, "workers": 0, **place, **settings}
+        )
     return _scores(found)
 
 
@@ -248,8 +282,10 @@ def export(model: YOLO, format: str = "onnx", **settings: Any) -> Path:
     without float32: TSSA's squares, divided by their sum over all tokens, need more than eight or sixteen bits.
     """
     if format in NO_FLOAT32:
-        raise ValueError(f"expected an export format with float32, which TSSA's squares need, got {format!r}; "
-                         "onnx, torchscript and openvino are tried")  # fmt: skip
+        raise ValueError(
+            f"expected an export format with float32, which TSSA's squares need, got {format!r}; "
+            "onnx, torchscript and openvino are tried"
+        )
     onnx = {"simplify": False, "dynamic": True} if format == "onnx" else {}  # nothing more to install
     with _logging(quiet=True), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own, about constants that it folds
@@ -293,8 +329,16 @@ class LiveCurve:
         epochs = [row["epoch"] for row in history.rows]
         curves = {name: [row[name] for row in history.rows] for name in ("mAP50", "mAP50-95")}
         goal = {} if self.goal is None else {f"goal {self.goal:g}": self.goal}
-        figure = plots.lines(epochs, curves, title="on the validation scenes", xlabel="epochs", ylabel="mAP",
-                             hlines=goal, markers=True, ax=right)  # fmt: skip
+        figure = plots.lines(
+            epochs,
+            curves,
+            title="on the validation scenes",
+            xlabel="epochs",
+            ylabel="mAP",
+            hlines=goal,
+            markers=True,
+            ax=right,
+        )
         left.set_xlim(0, history.epochs)
         right.set(xlim=(0, history.epochs), ylim=(0, 1))
         buffer = io.BytesIO()
@@ -319,7 +363,9 @@ def _run(model: YOLO, watch: Callable[[History], None] | None, **settings: Any) 
     def on_batch(trainer) -> None:
         history.epochs = trainer.epochs
         batches = len(trainer.train_loader)
-        done = trainer.epoch + (sum(int(at) == trainer.epoch for at, _ in history.batches[-batches:]) + 1) / (batches + 1)
+        done = trainer.epoch + (sum(int(at) == trainer.epoch for at, _ in history.batches[-batches:]) + 1) / (
+            batches + 1
+        )
         history.batches.append((done, float(trainer.loss.detach()) / trainer.batch_size))
         watch(history)
 
@@ -330,7 +376,9 @@ def _run(model: YOLO, watch: Callable[[History], None] | None, **settings: Any) 
             watch(history)
 
     several = len(str(settings.get("device") or "").strip("[]").split(",")) > 1
-    watching = {"on_train_batch_end": on_batch, "on_fit_epoch_end": on_epoch} if watch is not None and not several else {}
+    watching = (
+        {"on_train_batch_end": on_batch, "on_fit_epoch_end": on_epoch} if watch is not None and not several else {}
+    )
     with _callbacks(model, watching), _threads(model, *(() if several else ("on_train_start",))):
         metrics = model.train(**settings)
     return Run(Path(model.trainer.save_dir), *_scores(metrics), time.perf_counter() - start)
@@ -382,8 +430,9 @@ def _new_folder(folder: str | Path | None) -> Path:
         return runs / f"train{max(taken, default=0) + 1}"
     folder = Path(folder).expanduser().resolve()
     if (folder / "weights").is_dir() and any((folder / "weights").iterdir()):
-        raise ValueError(f"expected a new folder for this run, got one with weights in it: {folder}; "
-                         "resume it, or name another")  # fmt: skip
+        raise ValueError(
+            f"expected a new folder for this run, got one with weights in it: {folder}; resume it, or name another"
+        )
     return folder
 
 

@@ -35,12 +35,12 @@ def memberships(w: Tensor, temp: Tensor | float = 1.0, normalize: str = "tokens"
     tensor([[1., 1., 1.]])
     """
     _known(normalize)
-    w2 = _wide(w) ** 2                                                          # (…, K, N, p)
+    w2 = _wide(w) ** 2  # (…, K, N, p)
     if normalize == "code":
         return (-_code_lengths(w2, c) / 2 * temp).softmax(-2)
     if normalize != "none":
-        w2 = w2 / w2.sum(-2, keepdim=True).clamp_min(TINY)                      # over the tokens
-    logits = w2.sum(-1) * temp                                                  # (…, K, N)
+        w2 = w2 / w2.sum(-2, keepdim=True).clamp_min(TINY)  # over the tokens
+    logits = w2.sum(-1) * temp  # (…, K, N)
     if normalize == "rms":
         logits = logits * (w.shape[-2] / w.shape[-1])
     return logits.softmax(-2)  # over the K heads: each token shares itself out
@@ -48,7 +48,7 @@ def memberships(w: Tensor, temp: Tensor | float = 1.0, normalize: str = "tokens"
 
 def _code_lengths(w2: Tensor, c: float) -> Tensor:
     """`rates.code_lengths`, corrected, from the squares in all frames alone. w2 (…, K, N, p) → (…, K, N)."""
-    s, own = w2.mean(-2), w2.sum(-1)                                            # (…, K, p), (…, K, N)
+    s, own = w2.mean(-2), w2.sum(-1)  # (…, K, p), (…, K, N)
     rest, q = own.sum(-2, keepdim=True) - own, (w2.shape[-3] - 1) * w2.shape[-1]  # off the frame, in q directions
     (D, within), (D_off, off) = tangent(s, c), tangent(rest.mean(-1) / max(q, 1), c)
     return (w2 @ D[..., None])[..., 0] + D_off[..., None] * rest + (within.sum(-1) + q * off)[..., None]
@@ -67,11 +67,11 @@ def second_moments(w: Tensor, Pi: Tensor, mass: float = MASS) -> Tensor:
     >>> second_moments(torch.ones(1, 3, 2), torch.ones(1, 3))
     tensor([[1., 1.]])
     """
-    share = Pi / (Pi.sum(-1, keepdim=True) + mass)                              # (…, K, N)
-    w2 = _wide(w) ** 2                                                          # (…, K, N, p)
-    if w2.dtype != w.dtype:                                                     # @ would go back to half
+    share = Pi / (Pi.sum(-1, keepdim=True) + mass)  # (…, K, N)
+    w2 = _wide(w) ** 2  # (…, K, N, p)
+    if w2.dtype != w.dtype:  # @ would go back to half
         return (share[..., None] * w2).sum(-2)
-    return (share[..., None, :] @ w2)[..., 0, :]                                # (…, K, p)
+    return (share[..., None, :] @ w2)[..., 0, :]  # (…, K, p)
 
 
 def entropy(Pi: Tensor) -> Tensor:
@@ -94,7 +94,7 @@ def tssa_update(x: Tensor, Pi: Tensor, U: Tensor, eps2: float, t: float = 1.0) -
     Equals −t·n·∇R_c^var with Π held fixed. x (…, N, d), Pi (…, K, N), U (K, d, p); t = τ/n does not depend
     on the number of tokens. Any t in [0, 2ε²/d] lowers R_c^var when the U_k are orthonormal (lesson 5).
     """
-    w = torch.einsum("...nd,kdp->...knp", x, U)                                 # (…, K, N, p)
+    w = torch.einsum("...nd,kdp->...knp", x, U)  # (…, K, N, p)
     D = gates(second_moments(w, Pi, torch.finfo(w.dtype).tiny), x.shape[-1] / eps2)  # (…, K, p)
     return -t * torch.einsum("kdp,...kp,...knp,...kn->...nd", U, D, w, Pi)
 
@@ -107,7 +107,7 @@ def largest_safe_gamma(Pi: Tensor, U: Tensor, D: Tensor) -> Tensor:
     >>> largest_safe_gamma(torch.ones(1, 5), torch.eye(2)[None], torch.ones(1, 2))
     tensor(2.)
     """
-    A = torch.einsum("...kn,kdp,...kp,kep->...nde", Pi, U, D, U)                # (…, N, d, d)
+    A = torch.einsum("...kn,kdp,...kp,kep->...nde", Pi, U, D, U)  # (…, N, d, d)
     return 2 / torch.linalg.eigvalsh(A)[..., -1].amax(-1)
 
 
@@ -118,7 +118,7 @@ def tssa_literal(x: Tensor, weight: Tensor, temp: Tensor, out: Tensor, normalize
     """
     N, C = x.shape
     K, p = len(temp), C // len(temp)
-    U = [weight[k * p:(k + 1) * p].T for k in range(K)]                         # U_k (C, p)
+    U = [weight[k * p : (k + 1) * p].T for k in range(K)]  # U_k (C, p)
     size = [[sum((U[k][:, i] @ x[j]) ** 2 for j in range(N)) for i in range(p)] for k in range(K)]
     rows = []
     for j in range(N):
@@ -128,8 +128,8 @@ def tssa_literal(x: Tensor, weight: Tensor, temp: Tensor, out: Tensor, normalize
             if normalize != "none":
                 squares = [q / size[k][i].clamp_min(TINY) for i, q in enumerate(squares)]
             logits.append(temp[k, 0] * sum(squares) * (N / p if normalize == "rms" else 1))
-        rows.append(torch.stack(logits).softmax(0))                             # over the heads
-    Pi = torch.stack(rows)                                                      # (N, K), the lessons' Π
+        rows.append(torch.stack(logits).softmax(0))  # over the heads
+    Pi = torch.stack(rows)  # (N, K), the lessons' Π
     y = []
     for j in range(N):
         update = torch.zeros(C, dtype=x.dtype)
@@ -173,19 +173,32 @@ class TSSA(nn.Module):
 
     fast = True
 
-    def __init__(self, dim: int, num_heads: int = 8, qkv_bias: bool = False, attn_drop: float = 0.0,
-                 proj_drop: float = 0.0, *, normalize: str = "tokens", temp: float = 1.0, tied: bool = False,
-                 orthonormal: bool = False, c: float = 1.0, mass: float = MASS, detach_memberships: bool = False):
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int = 8,
+        qkv_bias: bool = False,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+        *,
+        normalize: str = "tokens",
+        temp: float = 1.0,
+        tied: bool = False,
+        orthonormal: bool = False,
+        c: float = 1.0,
+        mass: float = MASS,
+        detach_memberships: bool = False,
+    ):
         super().__init__()
         if dim < 1 or num_heads < 1 or dim % num_heads:
             raise ValueError(f"expected num_heads that divides dim, got dim={dim}, num_heads={num_heads}")
         _known(normalize)
-        self.fast = self.fast and normalize != "code"        # `fast_tssa` makes Π from energies alone
+        self.fast = self.fast and normalize != "code"  # `fast_tssa` makes Π from energies alone
         self.dim, self.num_heads, self.normalize, self.tied = dim, num_heads, normalize, tied
         self.orthonormal, self.c, self.mass, self.detach_memberships = orthonormal, c, mass, detach_memberships
-        self.qkv = nn.Linear(dim, dim, bias=qkv_bias)        # the published name; there is no q, k or v
+        self.qkv = nn.Linear(dim, dim, bias=qkv_bias)  # the published name; there is no q, k or v
         self.temp = nn.Parameter(torch.full((num_heads, 1), float(temp)))
-        self.attn_drop = nn.Dropout(attn_drop)               # drops whole gates, for all tokens at once
+        self.attn_drop = nn.Dropout(attn_drop)  # drops whole gates, for all tokens at once
         self.to_out = nn.Sequential(nn.Identity() if tied else nn.Linear(dim, dim), nn.Dropout(proj_drop))
 
     def bases(self) -> Tensor:
@@ -206,7 +219,7 @@ class TSSA(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`straightforward(x)`, computed by `fast_tssa` where that is possible."""
-        if torch.compiler.is_compiling() or not (self.fast and eager(x)):       # first: it guards all that it sees
+        if torch.compiler.is_compiling() or not (self.fast and eager(x)):  # first: it guards all that it sees
             return self.straightforward(x)
         qkv, out, drop = self.qkv, self.to_out, self.attn_drop
         whole = bare(qkv) and bare(drop, nn.Dropout) and bare(out, nn.Sequential) and len(out) == 2
@@ -215,18 +228,37 @@ class TSSA(nn.Module):
             return self.straightforward(x)
         x, W = self._checked(x), self.bases()
         V, bias = (W.mT, None) if self.tied else (out[0].weight, out[0].bias)
-        return out[1](fast_tssa(x, self.temp, W, qkv.bias, V, bias, normalize=self.normalize, c=self.c, mass=self.mass,
-                                frozen=self.detach_memberships))
+        return out[1](
+            fast_tssa(
+                x,
+                self.temp,
+                W,
+                qkv.bias,
+                V,
+                bias,
+                normalize=self.normalize,
+                c=self.c,
+                mass=self.mass,
+                frozen=self.detach_memberships,
+            )
+        )
 
     def straightforward(self, x: Tensor) -> Tensor:
-        w = self.project(x)                                                     # (B, K, N, p)
+        w = self.project(x)  # (B, K, N, p)
         if torch.compiler.is_compiling() and self.normalize != "code":
-            y = fused_tssa(w.transpose(1, 2), self.temp, normalize=self.normalize, c=self.c, mass=self.mass,
-                           frozen=self.detach_memberships, drop=self.attn_drop).flatten(2)  # (B, N, C)
+            y = fused_tssa(
+                w.transpose(1, 2),
+                self.temp,
+                normalize=self.normalize,
+                c=self.c,
+                mass=self.mass,
+                frozen=self.detach_memberships,
+                drop=self.attn_drop,
+            ).flatten(2)  # (B, N, C)
         else:
             Pi, _, D = self._statistics(w)
             y = -(w * (Pi[..., None] * self.attn_drop(D)[..., None, :])).to(w.dtype)  # (B, K, N, p)
-            y = y.transpose(1, 2).flatten(2)                                    # (B, N, C), no copy
+            y = y.transpose(1, 2).flatten(2)  # (B, N, C), no copy
         return self.to_out(y @ self.bases().to(y.dtype) if self.tied else y)
 
     def statistics(self, x: Tensor) -> Statistics:
@@ -234,9 +266,9 @@ class TSSA(nn.Module):
         return self._statistics(self.project(x))
 
     def _statistics(self, w: Tensor) -> Statistics:
-        Pi = memberships(w, self.temp, self.normalize, self.c)                  # (B, K, N)
+        Pi = memberships(w, self.temp, self.normalize, self.c)  # (B, K, N)
         Pi = Pi.detach() if self.detach_memberships else Pi
-        s = second_moments(w, Pi, self.mass)                                    # (B, K, p)
+        s = second_moments(w, Pi, self.mass)  # (B, K, p)
         return Statistics(Pi, s, gates(s, self.c))
 
     def extra_repr(self) -> str:
@@ -261,8 +293,11 @@ def load_exactly(module: nn.Module, state: dict[str, Tensor]) -> nn.Module:
     own = module.state_dict()
     wrong = [f"missing {k} {tuple(own[k].shape)}" for k in own if k not in state]
     wrong += [f"unknown {k} {tuple(state[k].shape)}" for k in state if k not in own]
-    wrong += [f"{k}: expected {tuple(own[k].shape)}, got {tuple(state[k].shape)}"
-              for k in own if k in state and own[k].shape != state[k].shape]
+    wrong += [
+        f"{k}: expected {tuple(own[k].shape)}, got {tuple(state[k].shape)}"
+        for k in own
+        if k in state and own[k].shape != state[k].shape
+    ]
     if wrong:
         raise ValueError(f"this state dict does not fit {type(module).__name__}: " + "; ".join(wrong))
     module.load_state_dict(state)
@@ -290,6 +325,7 @@ def on_each_call(model: nn.Module, note: Callable[[str, TSSA, Tensor, Tensor], N
             finally:
                 for m, training in modes.items():
                     m.training = training
+
         return call
 
     handles = [m.register_forward_hook(hook(name)) for name, m in layers.items()]

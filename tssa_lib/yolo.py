@@ -27,8 +27,8 @@ from typing import Any, NamedTuple
 import torch  # before ultralytics, which else holds torch to one thread
 from torch import Tensor, nn
 
-from tssa_lib.scenes import data_dir
 from tssa_lib.fast import eager, fast_tssa
+from tssa_lib.paths import data_dir
 from tssa_lib.tssa import TSSA
 
 SCALES = "nsmlx"
@@ -95,8 +95,7 @@ class TSSAttention(TSSA):
     torch.Size([1, 32, 4, 6])
     """
 
-    def __init__(self, dim: int, num_heads: int = 8, normalize: str = "tokens", temp: float = 1.0,
-                 tied: bool = False):  # fmt: skip
+    def __init__(self, dim: int, num_heads: int = 8, normalize: str = "tokens", temp: float = 1.0, tied: bool = False):
         super().__init__(dim, num_heads, normalize=normalize, temp=temp, tied=tied)
         del self.to_out, self.attn_drop  # `proj`, under its name in YOLO11, takes their place
         self.qkv = Conv(dim, dim, 1, act=False)
@@ -140,8 +139,17 @@ class C2TSSA(C2PSA):
     torch.Size([1, 256, 4, 4])
     """
 
-    def __init__(self, c1: int, c2: int, n: int = 1, e: float = 0.5, head_width: int = 64,
-                 normalize: str = "tokens", temp: float = 1.0, tied: bool = False):  # fmt: skip
+    def __init__(
+        self,
+        c1: int,
+        c2: int,
+        n: int = 1,
+        e: float = 0.5,
+        head_width: int = 64,
+        normalize: str = "tokens",
+        temp: float = 1.0,
+        tied: bool = False,
+    ):
         if c1 != c2:
             raise ValueError(f"expected as many output as input channels, got c1={c1}, c2={c2}")
         if head_width < 1:
@@ -197,13 +205,16 @@ def _with_c2tssa(parse):
         rows = [*d["backbone"], *d["head"]]
         for i, (_, _, name, _) in enumerate(rows):
             if name not in BLOCKS and not name.startswith(("nn.", "torchvision.ops.")) and not hasattr(tasks, name):
-                raise ValueError(f"expected a block that Ultralytics or this package knows in row {i} of the model "
-                                 f"YAML, got {name!r}; known are {', '.join(_known())}")  # fmt: skip
+                raise ValueError(
+                    f"expected a block that Ultralytics or this package knows in row {i} of the model "
+                    f"YAML, got {name!r}; known are {', '.join(_known())}"
+                )
         ours = {i: (name, args) for i, (_, _, name, args) in enumerate(rows) if name in BLOCKS}
         if not ours:
             return parse(d, ch, verbose)
-        rows = [[f, n, "C2PSA", args[:2]] if i in ours else [f, n, name, args]
-                for i, (f, n, name, args) in enumerate(rows)]  # fmt: skip
+        rows = [
+            [f, n, "C2PSA", args[:2]] if i in ours else [f, n, name, args] for i, (f, n, name, args) in enumerate(rows)
+        ]
         cut = len(d["backbone"])
         layers, save = parse({**d, "backbone": rows[:cut], "head": rows[cut:]}, ch, verbose)
         for i, (name, args) in ours.items():
@@ -225,7 +236,9 @@ def _with_c2tssa(parse):
 def _known() -> list[str]:
     """The names that a row of a model YAML may hold, besides torch.nn's and torchvision's."""
     modules = {n: v for n, v in vars(tasks).items() if isinstance(v, type) and issubclass(v, nn.Module)}
-    return sorted(BLOCKS.keys() | {n for n, v in modules.items() if not issubclass(v, (tasks.BaseModel, tasks.Ensemble))})
+    return sorted(
+        BLOCKS.keys() | {n for n, v in modules.items() if not issubclass(v, (tasks.BaseModel, tasks.Ensemble))}
+    )
 
 
 def _with_our_yaml(load):
@@ -362,9 +375,12 @@ def load(model: YOLO, weights: str | Path | YOLO | nn.Module) -> Carried:
     learned = {k for k, _ in target.named_parameters()}
     total = sum(p.numel() for p in source.parameters())
     found = Carried(
-        len(fits), len(source.state_dict()), sum(v.numel() for k, v in fits.items() if k in learned), total,
+        len(fits),
+        len(source.state_dict()),
+        sum(v.numel() for k, v in fits.items() if k in learned),
+        total,
         tuple(sorted(learned - fits.keys())),
-    )  # fmt: skip
+    )
     if found.parameters < total / 2:
         raise ValueError(
             f"expected a YOLO11 checkpoint of scale {target.yaml.get('scale')!r}, got {_name(source, weights)}: "

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from tssa_lib.lessons import Exercise
+from kit import Exercise
 
 
 def _tokens(seed: int, n: int, d: int) -> torch.Tensor:
@@ -34,8 +34,12 @@ EXERCISES = [
         right=lambda n, m, eps2: eps2 * (n + m) / n,
         wrong={
             "that factor belongs to ε, not to ε²: square it.": lambda n, m, eps2: eps2 * math.sqrt((n + m) / n),
-            "the other way round: padding makes the tokens cheaper, so ε² must grow.": lambda n, m, eps2: eps2 * n / (n + m),
-            "that is right for m = n only; the factor depends on the share of zero tokens.": lambda n, m, eps2: 2 * eps2,
+            "the other way round: padding makes the tokens cheaper, so ε² must grow.": lambda n, m, eps2: (
+                eps2 * n / (n + m)
+            ),
+            "that is right for m = n only; the factor depends on the share of zero tokens.": lambda n, m, eps2: (
+                2 * eps2
+            ),
         },
     ),
     Exercise(
@@ -44,12 +48,15 @@ EXERCISES = [
         inputs=[(_tokens(0, 6, 2), 0.1), (_tokens(1, 3, 5), 0.5)],
         right=lambda x, eps2: (_filter(x, eps2) / (1 + _filter(x, eps2))).sum(),
         wrong={
-            "twice too much: the ½ in front of the log-determinant is missing.":
-                lambda x, eps2: 2 * (_filter(x, eps2) / (1 + _filter(x, eps2))).sum(),
-            "the denominators 1 + ασ² are missing: that is the derivative of the bound (1.11).":
-                lambda x, eps2: _filter(x, eps2).sum(),
-            "half of it: the inner derivative of t² is 2t.":
-                lambda x, eps2: 0.5 * (_filter(x, eps2) / (1 + _filter(x, eps2))).sum(),
+            "twice too much: the ½ in front of the log-determinant is missing.": lambda x, eps2: (
+                2 * (_filter(x, eps2) / (1 + _filter(x, eps2))).sum()
+            ),
+            "the denominators 1 + ασ² are missing: that is the derivative of the bound (1.11).": lambda x, eps2: (
+                _filter(x, eps2).sum()
+            ),
+            "half of it: the inner derivative of t² is 2t.": lambda x, eps2: (
+                0.5 * (_filter(x, eps2) / (1 + _filter(x, eps2))).sum()
+            ),
         },
     ),
 ]

@@ -2,7 +2,7 @@
 
 import torch
 
-from tssa_lib.lessons import Exercise
+from kit import Exercise
 
 TOKENS = [[1.0, 0.0], [0.5, 2.0], [-1.0, 0.3]]
 
@@ -20,10 +20,10 @@ EXERCISES = [
         id="3.1",
         hint="multiply numerator and denominator by 1 + x",
         inputs=[(0.3,), (2.0,)],
-        right=lambda x: x ** 2,
+        right=lambda x: x**2,
         wrong={
-            "this is the absolute error; divide it by the exact factor 1/(1 + x)": lambda x: x ** 2 / (1 + x),
-            "the sign is turned around: exact minus approximate, divided by exact": lambda x: -x ** 2,
+            "this is the absolute error; divide it by the exact factor 1/(1 + x)": lambda x: x**2 / (1 + x),
+            "the sign is turned around: exact minus approximate, divided by exact": lambda x: -(x**2),
             "this is the error of keeping the first term alone, 1 in place of 1 − x": lambda x: -x,
         },
     ),
@@ -35,7 +35,9 @@ EXERCISES = [
         wrong={
             "the weights of one token must sum to 1 over the tokens it looks at (the last axis); yours sum to 1 over "
             "the tokens that look: wrong axis?": lambda w: head(w, axis=0),
-            "(3.12) has no 1/√p; that scale belongs to the published layer": lambda w: head(w, scale=w.shape[1] ** -0.5),
+            "(3.12) has no 1/√p; that scale belongs to the published layer": lambda w: head(
+                w, scale=w.shape[1] ** -0.5
+            ),
             "these are bare similarities; (3.12) puts a softmax over them": lambda w: w @ w.T @ w,
         },
     ),
@@ -45,7 +47,9 @@ EXERCISES = [
         inputs=[(1.0, 0.5), (2.0, 0.1)],
         right=lambda z, eps2: rates(z, [1.0, 1.5], eps2),
         wrong={
-            "½z + ½MSSA(z) is z again, because MSSA(z) = z; you took MSSA(z) = 0": lambda z, eps2: rates(z, [0.5, 1.0], eps2),
+            "½z + ½MSSA(z) is z again, because MSSA(z) = z; you took MSSA(z) = 0": lambda z, eps2: rates(
+                z, [0.5, 1.0], eps2
+            ),
             "the rate has a factor ½ in front of the logarithm": lambda z, eps2: rates(z, [1.0, 1.5], eps2, half=1.0),
             "the two numbers are in the wrong order: derived update first": lambda z, eps2: rates(z, [1.5, 1.0], eps2),
         },

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from tssa_lib.lessons import Exercise
+from kit import Exercise
 
 
 def _gap(lam1, lam2, m12, c):
@@ -40,12 +40,15 @@ EXERCISES = [
         inputs=[(3.0, 1.0, 0.4, 10.0), (2.0, 0.5, 1.0, 4.0)],
         right=lambda lam1, lam2, angle, c: _gap(lam1, lam2, _half(lam1, lam2) * math.sin(2 * angle), c),
         wrong={
-            "you took the sine of the angle; the off-diagonal entry follows the sine of twice the angle.":
-                lambda lam1, lam2, angle, c: _gap(lam1, lam2, _half(lam1, lam2) * math.sin(angle), c),
-            "m₁₂ is half the difference of the eigenvalues times sin 2a; the half is missing.":
-                lambda lam1, lam2, angle, c: _gap(lam1, lam2, (lam1 - lam2) * math.sin(2 * angle), c),
-            "that is half the gap, the total correlation; the gap itself was asked for.":
-                lambda lam1, lam2, angle, c: 0.5 * _gap(lam1, lam2, _half(lam1, lam2) * math.sin(2 * angle), c),
+            "you took the sine of the angle; the off-diagonal entry follows the sine of twice the angle.": lambda lam1, lam2, angle, c: (
+                _gap(lam1, lam2, _half(lam1, lam2) * math.sin(angle), c)
+            ),
+            "m₁₂ is half the difference of the eigenvalues times sin 2a; the half is missing.": lambda lam1, lam2, angle, c: (
+                _gap(lam1, lam2, (lam1 - lam2) * math.sin(2 * angle), c)
+            ),
+            "that is half the gap, the total correlation; the gap itself was asked for.": lambda lam1, lam2, angle, c: (
+                0.5 * _gap(lam1, lam2, _half(lam1, lam2) * math.sin(2 * angle), c)
+            ),
         },
     ),
     Exercise(
@@ -56,8 +59,9 @@ EXERCISES = [
         wrong={
             "that is the right number in nats; divide by ln 2 for bits.": lambda C: -0.5 * _logdet(_corr(C)),
             "that is twice too much: −½ ln det, the half is missing.": lambda C: -_logdet(_corr(C)) / math.log(2),
-            "you used the covariance; scale it to a correlation matrix first, or the units of the coordinates count.":
-                lambda C: -0.5 * _logdet(C) / math.log(2),
+            "you used the covariance; scale it to a correlation matrix first, or the units of the coordinates count.": lambda C: (
+                -0.5 * _logdet(C) / math.log(2)
+            ),
         },
     ),
     Exercise(
@@ -67,7 +71,9 @@ EXERCISES = [
         right=lambda x, c: c / (1 + c * x),
         wrong={
             "that is y/c: the slope of ln(1 + cx) has a factor c on top.": lambda x, c: 1 / (1 + c * x),
-            "that is the smallest value of the bracket; asked is the y that reaches it.": lambda x, c: math.log(1 + c * x),
+            "that is the smallest value of the bracket; asked is the y that reaches it.": lambda x, c: math.log(
+                1 + c * x
+            ),
             "you lost the term y/c: the derivative is x + 1/c − 1/y, not x − 1/y.": lambda x, c: 1 / x,
         },
     ),
@@ -77,10 +83,15 @@ EXERCISES = [
         inputs=[(_X, _U), (_X, _U3)],
         right=lambda x, U: _lost(x, U) / (x.shape[1] - U.shape[1]),
         wrong={
-            "the lost energy is shared by the d − p unseen directions only, not by all d.": lambda x, U: _lost(x, U) / x.shape[1],
-            "that is the whole energy off the span; ρ is its mean over the d − p unseen directions.": lambda x, U: _lost(x, U),
-            "you forgot to take away what the projection keeps: ‖z‖² − ‖Uᵀz‖².":
-                lambda x, U: (x**2).sum() / len(x) / (x.shape[1] - U.shape[1]),
+            "the lost energy is shared by the d − p unseen directions only, not by all d.": lambda x, U: (
+                _lost(x, U) / x.shape[1]
+            ),
+            "that is the whole energy off the span; ρ is its mean over the d − p unseen directions.": lambda x, U: (
+                _lost(x, U)
+            ),
+            "you forgot to take away what the projection keeps: ‖z‖² − ‖Uᵀz‖².": lambda x, U: (
+                (x**2).sum() / len(x) / (x.shape[1] - U.shape[1])
+            ),
         },
     ),
 ]

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from tssa_lib.lessons import Exercise
+from kit import Exercise
 
 
 def _lines(*degrees: float) -> torch.Tensor:
@@ -26,17 +26,22 @@ EXERCISES = [
     Exercise(
         id="6.1",
         hint="compute η from λ and σ² first, then the squared shadows on each frame, then one softmax over the groups.",
-        inputs=[(torch.tensor([0.6, 0.5], dtype=torch.float64), _lines(0, 60), 1.0, 0.1),
-                (torch.tensor([0.3, 0.4], dtype=torch.float64), _lines(0, 60, 100), 0.5, 0.2),
-                (torch.tensor([2.0, 0.5], dtype=torch.float64), _lines(0, 60), 1.0, 0.1)],
+        inputs=[
+            (torch.tensor([0.6, 0.5], dtype=torch.float64), _lines(0, 60), 1.0, 0.1),
+            (torch.tensor([0.3, 0.4], dtype=torch.float64), _lines(0, 60, 100), 0.5, 0.2),
+            (torch.tensor([2.0, 0.5], dtype=torch.float64), _lines(0, 60), 1.0, 0.1),
+        ],
         right=_posterior,
         wrong={
-            "you used η = σ²; that is exact only for a signal much stronger than the noise: η = σ²(λ + σ²)/λ.":
-                lambda z, U, lam, sigma2: _posterior(z, U, lam, sigma2, eta=sigma2),
-            "the exponent is energy over 2η: the factor ½ of the normal density is missing.":
-                lambda z, U, lam, sigma2: _posterior(z, U, lam, sigma2, half=1.0),
-            "you took the length of the shadow; the energy is its square.":
-                lambda z, U, lam, sigma2: _posterior(z, U, lam, sigma2, power=1),
+            "you used η = σ²; that is exact only for a signal much stronger than the noise: η = σ²(λ + σ²)/λ.": lambda z, U, lam, sigma2: (
+                _posterior(z, U, lam, sigma2, eta=sigma2)
+            ),
+            "the exponent is energy over 2η: the factor ½ of the normal density is missing.": lambda z, U, lam, sigma2: (
+                _posterior(z, U, lam, sigma2, half=1.0)
+            ),
+            "you took the length of the shadow; the energy is its square.": lambda z, U, lam, sigma2: _posterior(
+                z, U, lam, sigma2, power=1
+            ),
         },
     ),
     Exercise(
@@ -45,12 +50,18 @@ EXERCISES = [
         inputs=[(_Pi(3, 5),), (_Pi(4, 7),), (torch.tensor([[1.0, 0.5], [0.0, 0.5]], dtype=torch.float64),)],
         right=lambda Pi: torch.special.entr(Pi).sum(0).mean() / math.log(Pi.shape[0]),
         wrong={
-            "you summed over the tokens and averaged over the groups: wrong axis, the groups are axis 0.":
-                lambda Pi: torch.special.entr(Pi).sum(1).mean() / math.log(Pi.shape[0]),
-            "that is the entropy in nats; divide by ln K so that equal shares give 1.": lambda Pi: torch.special.entr(Pi).sum(0).mean(),
-            "the sign is turned: entropies are not negative.": lambda Pi: -torch.special.entr(Pi).sum(0).mean() / math.log(Pi.shape[0]),
-            "0 · ln 0 came out as NaN: a hard membership has no entropy; torch.special.entr knows it.":
-                lambda Pi: -(Pi * Pi.log()).sum(0).mean() / math.log(Pi.shape[0]),
+            "you summed over the tokens and averaged over the groups: wrong axis, the groups are axis 0.": lambda Pi: (
+                torch.special.entr(Pi).sum(1).mean() / math.log(Pi.shape[0])
+            ),
+            "that is the entropy in nats; divide by ln K so that equal shares give 1.": lambda Pi: (
+                torch.special.entr(Pi).sum(0).mean()
+            ),
+            "the sign is turned: entropies are not negative.": lambda Pi: (
+                -torch.special.entr(Pi).sum(0).mean() / math.log(Pi.shape[0])
+            ),
+            "0 · ln 0 came out as NaN: a hard membership has no entropy; torch.special.entr knows it.": lambda Pi: (
+                -(Pi * Pi.log()).sum(0).mean() / math.log(Pi.shape[0])
+            ),
         },
     ),
     Exercise(
@@ -59,9 +70,15 @@ EXERCISES = [
         inputs=[(1.0, 2), (20.0, 1.5), (5.0, 3)],
         right=lambda theta, factor: theta * factor**2,
         wrong={
-            "the tokens grow with the area, not with the side: square the factor.": lambda theta, factor: theta * factor,
-            "the other way round: more tokens shrink the logits, so θ must grow.": lambda theta, factor: theta / factor**2,
-            "the memberships do change: with more tokens each share of the sum of squares is smaller.": lambda theta, factor: theta,
+            "the tokens grow with the area, not with the side: square the factor.": lambda theta, factor: (
+                theta * factor
+            ),
+            "the other way round: more tokens shrink the logits, so θ must grow.": lambda theta, factor: (
+                theta / factor**2
+            ),
+            "the memberships do change: with more tokens each share of the sum of squares is smaller.": lambda theta, factor: (
+                theta
+            ),
         },
     ),
     Exercise(
@@ -71,8 +88,9 @@ EXERCISES = [
         right=lambda s, rho, eps2, d: 1 / (1 / (rho + eps2 / d) - 1 / (s + eps2 / d)),
         wrong={
             "the noise ε²/d of the code is missing in both variances.": lambda s, rho, eps2, d: 1 / (1 / rho - 1 / s),
-            "a negative temperature: that is the truncated objective's wish; outside comes first.":
-                lambda s, rho, eps2, d: 1 / (1 / (s + eps2 / d) - 1 / (rho + eps2 / d)),
+            "a negative temperature: that is the truncated objective's wish; outside comes first.": lambda s, rho, eps2, d: (
+                1 / (1 / (s + eps2 / d) - 1 / (rho + eps2 / d))
+            ),
             "that is 1/η; invert it.": lambda s, rho, eps2, d: 1 / (rho + eps2 / d) - 1 / (s + eps2 / d),
         },
     ),

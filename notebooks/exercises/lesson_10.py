@@ -2,7 +2,7 @@
 
 import math
 
-from tssa_lib.lessons import Exercise
+from kit import Exercise
 
 
 def tokens(height, width, size, scale=None, rounding=math.ceil):
@@ -21,10 +21,13 @@ EXERCISES = [
         inputs=[(1080, 810, 640), (720, 1280, 640), (200, 300, 640)],
         right=tokens,
         wrong={
-            "padding rounds up to a multiple of 32, and you round down: the last rows of pixels get no token":
-                lambda h, w, size: tokens(h, w, size, rounding=math.floor),
+            "padding rounds up to a multiple of 32, and you round down: the last rows of pixels get no token": lambda h, w, size: (
+                tokens(h, w, size, rounding=math.floor)
+            ),
             "only the longer side becomes `size`; the other keeps the proportion": lambda h, w, size: (size // 32) ** 2,
-            "a picture that is smaller than `size` is not enlarged here": lambda h, w, size: tokens(h, w, size, size / max(h, w)),
+            "a picture that is smaller than `size` is not enlarged here": lambda h, w, size: tokens(
+                h, w, size, size / max(h, w)
+            ),
         },
     ),
     Exercise(
@@ -34,9 +37,12 @@ EXERCISES = [
         right=lambda d: (2 * d + 9) * 2 / 3,
         wrong={
             "the 3 × 3 convolution of TSSA costs 9nd; you left it out": lambda d: 4 * d / 3,
-            "the quadratic part has the factor 3/2: half a width for the weights, a whole one for the sums": lambda d: 2 * d + 9,
-            "this is where both parts of softmax attention cost the same; compare with TSSA's convolutions":
-                lambda d: (3 * d + 9) * 2 / 3,
+            "the quadratic part has the factor 3/2: half a width for the weights, a whole one for the sums": lambda d: (
+                2 * d + 9
+            ),
+            "this is where both parts of softmax attention cost the same; compare with TSSA's convolutions": lambda d: (
+                (3 * d + 9) * 2 / 3
+            ),
         },
     ),
     Exercise(
@@ -45,11 +51,15 @@ EXERCISES = [
         inputs=[(2, 4), (1, 6)],
         right=lambda heads, p: [head * 2 * p + p + i for head in range(heads) for i in range(p)],
         wrong={
-            "these are the last rows of the whole projection; but each head keeps its values behind its own keys":
-                lambda heads, p: list(range(heads * p, 2 * heads * p)),
-            "these are the queries and keys": lambda heads, p: [head * 2 * p + i for head in range(heads) for i in range(p)],
-            "queries and keys are half as wide as values, so a head has 2p rows, not 3p":
-                lambda heads, p: [head * 3 * p + 2 * p + i for head in range(heads) for i in range(p)],
+            "these are the last rows of the whole projection; but each head keeps its values behind its own keys": lambda heads, p: (
+                list(range(heads * p, 2 * heads * p))
+            ),
+            "these are the queries and keys": lambda heads, p: [
+                head * 2 * p + i for head in range(heads) for i in range(p)
+            ],
+            "queries and keys are half as wide as values, so a head has 2p rows, not 3p": lambda heads, p: [
+                head * 3 * p + 2 * p + i for head in range(heads) for i in range(p)
+            ],
         },
     ),
     Exercise(

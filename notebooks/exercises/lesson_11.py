@@ -2,7 +2,7 @@
 
 import torch
 
-from tssa_lib.lessons import Exercise
+from kit import Exercise
 
 
 def _label(x0, y0, x1, y1, side):
@@ -20,14 +20,16 @@ EXERCISES = [
         inputs=[(10.0, 20.0, 40.0, 70.0, 128.0), (5.0, 3.0, 25.0, 33.0, 100.0)],
         right=_label,
         wrong={
-            "these are pixels; YOLO wants shares of the picture: divide by the side.":
-                lambda x0, y0, x1, y1, side: _label(x0, y0, x1, y1, side) * side,
-            "the first two numbers are the upper left corner; YOLO wants the centre.":
-                lambda x0, y0, x1, y1, side: torch.tensor([x0, y0, x1 - x0, y1 - y0]) / side,
-            "the last two numbers are a corner; YOLO wants width and height.":
-                lambda x0, y0, x1, y1, side: torch.tensor([(x0 + x1) / 2, (y0 + y1) / 2, x1, y1]) / side,
-            "x and y are swapped.":
-                lambda x0, y0, x1, y1, side: _label(y0, x0, y1, x1, side),
+            "these are pixels; YOLO wants shares of the picture: divide by the side.": lambda x0, y0, x1, y1, side: (
+                _label(x0, y0, x1, y1, side) * side
+            ),
+            "the first two numbers are the upper left corner; YOLO wants the centre.": lambda x0, y0, x1, y1, side: (
+                torch.tensor([x0, y0, x1 - x0, y1 - y0]) / side
+            ),
+            "the last two numbers are a corner; YOLO wants width and height.": lambda x0, y0, x1, y1, side: (
+                torch.tensor([(x0 + x1) / 2, (y0 + y1) / 2, x1, y1]) / side
+            ),
+            "x and y are swapped.": lambda x0, y0, x1, y1, side: _label(y0, x0, y1, x1, side),
         },
     ),
     Exercise(
@@ -47,12 +49,15 @@ EXERCISES = [
         inputs=[(640, 640), (320, 96)],
         right=lambda height, width: torch.tensor([_tokens(height, width), _tokens(height, width) ** 2]),
         wrong={
-            "those are tokens at stride 16; layer 10 works at stride 32.":
-                lambda height, width: torch.tensor([4 * _tokens(height, width), (4 * _tokens(height, width)) ** 2]),
-            "the second number is again the tokens; a similarity matrix holds every pair.":
-                lambda height, width: torch.tensor([_tokens(height, width)] * 2),
-            "those are pixels; 32 × 32 of them make one token.":
-                lambda height, width: torch.tensor([height * width, (height * width) ** 2]),
+            "those are tokens at stride 16; layer 10 works at stride 32.": lambda height, width: torch.tensor(
+                [4 * _tokens(height, width), (4 * _tokens(height, width)) ** 2]
+            ),
+            "the second number is again the tokens; a similarity matrix holds every pair.": lambda height, width: (
+                torch.tensor([_tokens(height, width)] * 2)
+            ),
+            "those are pixels; 32 × 32 of them make one token.": lambda height, width: torch.tensor(
+                [height * width, (height * width) ** 2]
+            ),
         },
     ),
     Exercise(

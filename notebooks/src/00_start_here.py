@@ -21,10 +21,10 @@
 
 # %% [markdown]
 # Is this machine ready? The next cell tests every requirement of the lessons. If something is missing, it says what it is and how to fix
-# it; `python -m tssa_lib.doctor` says the same in a shell.
+# it; `python go.py doctor` says the same in a shell.
 
 # %% tags=["nbval-ignore-output"]
-from tssa_lib import doctor
+from kit import doctor
 
 doctor.report()
 
@@ -39,7 +39,7 @@ doctor.report()
 import torch
 
 from tssa_lib import photos, plots, rates, tssa
-from tssa_lib.lessons import EXACT, check, check_below, show
+from kit import EXACT, check, check_below, show
 
 torch.set_default_dtype(torch.float64)
 panels, shares = [], []

@@ -26,7 +26,7 @@ import math
 import torch
 
 from tssa_lib import photos, plots, rates
-from tssa_lib.lessons import DIFFERENCES, LIMIT, agree, check, check_below, exercise, show
+from kit import DIFFERENCES, LIMIT, agree, check, check_below, exercise, show
 
 torch.set_default_dtype(torch.float64)
 torch.manual_seed(0)
@@ -475,8 +475,8 @@ def rate_of(S, c=20.0):
 
 A, B = (torch.stack([rates.second_moment(torch.randn(4, 3)) for _ in range(200)]) for _ in range(2))
 t = torch.rand(200)
-two_codes = lambda A, B: t * rate_of(A) + (1 - t) * rate_of(B)  # noqa: E731
-one_code = lambda A, B: rate_of(t[:, None, None] * A + (1 - t)[:, None, None] * B)  # noqa: E731
+two_codes = lambda A, B: t * rate_of(A) + (1 - t) * rate_of(B)
+one_code = lambda A, B: rate_of(t[:, None, None] * A + (1 - t)[:, None, None] * B)
 check_below("1.15", two_codes(A, B), one_code(A, B), "two codes, against one for all",
             equal=(two_codes(A, A.clone()), one_code(A, A.clone())))
 
@@ -699,7 +699,7 @@ check_below("1.21", torch.cat([best, ours]), torch.cat([ours, best + extra]), "b
 
 # %%
 eps = torch.logspace(-3, 1, 80)
-bits = lambda f: torch.stack([f(lam, float(e) ** 2) for e in eps]) / LN2   # noqa: E731
+bits = lambda f: torch.stack([f(lam, float(e) ** 2) for e in eps]) / LN2
 gap = bits(gaussian_rate) - bits(shannon_rate)
 left, right = plots.row(2)
 plots.lines(eps, {"coding rate R": bits(gaussian_rate), "best code": bits(shannon_rate)}, xscale="log", ax=left,

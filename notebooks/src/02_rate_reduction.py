@@ -27,7 +27,7 @@ import torch
 from torch.nn.functional import normalize
 
 from tssa_lib import plots, rates
-from tssa_lib.lessons import DIFFERENCES, LIMIT, agree, check, check_below, exercise, show
+from kit import DIFFERENCES, LIMIT, agree, check, check_below, exercise, show
 
 torch.set_default_dtype(torch.float64)
 torch.manual_seed(0)
@@ -169,7 +169,7 @@ check_below("2.5", torch.stack([rates.compression_rate(z, P, 0.1) for z, P in dr
 x = torch.randn(10, 3)
 P, P2 = ((2 * torch.randn(200, 3, 10)).softmax(-2) for _ in range(2))      # softmax over the groups
 t = torch.rand(200)
-rate_in = lambda Pi, x: rates.compression_rate(x.expand(len(Pi), -1, -1), Pi, 0.1)  # noqa: E731
+rate_in = lambda Pi, x: rates.compression_rate(x.expand(len(Pi), -1, -1), Pi, 0.1)
 mixture = t[:, None, None] * P + (1 - t)[:, None, None] * P2
 apart, mixed = (lambda x: t * rate_in(P, x) + (1 - t) * rate_in(P2, x)), (lambda x: rate_in(mixture, x))
 check_below("2.6", apart(x), mixed(x), "mixed memberships, 200 pairs; equality for ten copies of one token",
@@ -239,7 +239,7 @@ def slope(f):
 # %%
 x, P = torch.randn(7, 4), torch.randn(3, 7).softmax(0)                     # softmax over the groups
 def witnesses(f):
-    value = lambda x: f(x, P, 0.1)                                         # noqa: E731
+    value = lambda x: f(x, P, 0.1)
     return torch.stack([slope(value)(x), differences(value, x)])           # (2, N, d)
 
 compress, reduce = rates.compression_rate_grad(x, P, 0.1), rates.rate_reduction_grad(x, P, 0.1)
@@ -604,7 +604,7 @@ check_below("2.18", torch.stack([-ends[:, 0], ends[:, 1]]), torch.tensor([[alpha
 shares = [torch.randn(2, 5).softmax(0) for _ in draws]                     # softmax over the groups
 ends = torch.stack([curvatures(lambda x: my_reduction(x, P, 0.5), x)[[0, -1]] for x, P in zip(draws, shares)])
 many = 1e12                                                                # tokens; d = 1, ε² = 1, so c = 1
-lonely = lambda z: 0.5 * (torch.log1p(z ** 2 / many) - torch.log1p(z ** 2) / many)  # noqa: E731
+lonely = lambda z: 0.5 * (torch.log1p(z ** 2 / many) - torch.log1p(z ** 2) / many)
 curvature = slope(slope(lonely))(torch.tensor(math.sqrt(3.0)))
 check_below("2.19", (ends / (2 / 0.5 / 5)).abs(), torch.full_like(ends, 9 / 8), "28 Hessians of ΔR, in units of c/n",
             equal=(curvature * many, 9 / 8))
@@ -772,7 +772,7 @@ for name, P in (("true labels", member), ("shuffled labels", hat)):
 # %%
 net = torch.nn.Sequential(torch.nn.Linear(64, 128), torch.nn.ReLU(), torch.nn.Linear(128, 10))
 adam = torch.optim.Adam(net.parameters(), lr=1e-2)
-features = lambda images: normalize(net(images), dim=1)  # noqa: E731
+features = lambda images: normalize(net(images), dim=1)
 before = features(images).detach()                                         # (N, 10)
 for _ in range(100):
     loss = -rates.rate_reduction(features(images[train]), member[:, train], 0.5)

@@ -28,7 +28,7 @@ import math
 import torch
 
 from tssa_lib import attention, photos, plots, rates
-from tssa_lib.lessons import DIFFERENCES, agree, check, check_below, exercise, show
+from kit import DIFFERENCES, agree, check, check_below, exercise, show
 
 torch.set_default_dtype(torch.float64)
 torch.manual_seed(0)

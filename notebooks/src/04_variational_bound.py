@@ -22,7 +22,7 @@ from itertools import combinations
 import torch
 
 from tssa_lib import photos, plots, rates, tssa
-from tssa_lib.lessons import DIFFERENCES, REACHED, agree, check, check_below, exercise, show
+from kit import DIFFERENCES, REACHED, agree, check, check_below, exercise, show
 
 torch.set_default_dtype(torch.float64)
 _ = torch.manual_seed(0)

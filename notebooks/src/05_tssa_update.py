@@ -20,7 +20,7 @@
 import math
 import torch
 from tssa_lib import attention, plots, rates, tssa
-from tssa_lib.lessons import DIFFERENCES, REACHED, agree, check, check_below, exercise, show
+from kit import DIFFERENCES, REACHED, agree, check, check_below, exercise, show
 
 torch.set_default_dtype(torch.float64)
 _ = torch.manual_seed(0)

@@ -26,8 +26,8 @@ import math
 import torch
 
 from tssa_lib import photos, plots, rates, tssa
-from tssa_lib.explorer import Explorer
-from tssa_lib.lessons import LIMIT, agree, check, check_below, exercise, show
+from kit.explorer import Explorer
+from kit import LIMIT, agree, check, check_below, exercise, show
 
 torch.manual_seed(0)
 torch.set_default_dtype(torch.float64)

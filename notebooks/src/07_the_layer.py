@@ -32,7 +32,7 @@ from torch import nn
 from torch.func import jacrev, vjp
 
 from tssa_lib import plots, rates, tssa
-from tssa_lib.lessons import DIFFERENCES, check, check_below, exercise, show
+from kit import DIFFERENCES, check, check_below, exercise, show
 from tssa_lib.tost import Block, CausalTSSA
 from tssa_lib.tssa import TSSA
 

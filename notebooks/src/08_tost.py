@@ -29,7 +29,8 @@ from IPython.display import clear_output
 from tqdm.auto import tqdm
 
 from tssa_lib import plots, rates, tost
-from tssa_lib.lessons import REACHED, check, check_below, exercise, show
+from kit import REACHED, check, check_below, exercise, show
+from kit.places import RESULTS
 from tssa_lib.tost import Block, ToST
 from tssa_lib.tssa import TSSA, record
 
@@ -247,7 +248,7 @@ print("tied: compression in every block that (8.3) and (8.4) make certain, and i
 # little. So the same was run for six variants with three seeds each, and kept in a file.
 
 # %%
-found = json.loads(tost.RESULTS.read_text(encoding="utf-8"))
+found = json.loads((RESULTS / "tost_digits.json").read_text(encoding="utf-8"))
 runs = {name: [r for r in found["runs"] if r["variant"] == name] for name in tost.VARIANTS}
 print(found["command"], "·", found["date"], "· torch", found["torch"], "·", found["machine"])
 print(f"{found['seeds']} seeds, {found['epochs']} epochs, {found['train']} images to train, {found['test']} held out")

@@ -23,12 +23,13 @@
 import torch
 from IPython.display import Markdown, display
 
-from tssa_lib import attention, bench, plots, tssa
-from tssa_lib.lessons import DIFFERENCES, LIMIT, agree, check, exercise, show
+from tssa_lib import attention, cost, plots, tssa
+from kit import results_linear_time as results
+from kit import DIFFERENCES, LIMIT, agree, check, exercise, show
 
 torch.set_default_dtype(torch.float64)
 torch.manual_seed(0)
-run = bench.load()                                                          # the committed measurement
+run = results.load()                                                          # the committed measurement
 
 # %% [markdown]
 # ## 9.1 Counting by hand
@@ -46,7 +47,7 @@ six = torch.tensor([[2.0, 0.1], [-1.5, 0.2], [1.0, -0.1],                  # a, 
                     [0.1, 1.5], [-0.2, -1.0], [0.1, -0.8]])                # d, e, f
 n, d = six.shape
 print("by hand:", n * d * d + n * d + n * d * d, "multiply–adds")
-print("counted:", bench.operations(tssa.TSSA(d, 2), n, d))
+print("counted:", cost.operations(tssa.TSSA(d, 2), n, d))
 
 # %% [markdown]
 # Softmax attention makes queries, keys and values ($3nd^2$), compares each token with each ($n^2 d$ over all heads),
@@ -56,7 +57,7 @@ print("counted:", bench.operations(tssa.TSSA(d, 2), n, d))
 # \text{cost of TSSA} = 2nd^2 + nd \tag{9.1}
 # $$
 #
-# *(9.1) Checked. Two linear maps, and one pass for the statistics — Wu et al. 2024 · `bench.operations`*
+# *(9.1) Checked. Two linear maps, and one pass for the statistics — Wu et al. 2024 · `cost.operations`*
 #
 # $$
 # \text{cost of softmax attention} = 4nd^2 + 2n^2 d \tag{9.2}
@@ -66,8 +67,8 @@ print("counted:", bench.operations(tssa.TSSA(d, 2), n, d))
 
 # %%
 def counted(name, n, d):
-    heads = max(d // bench.HEAD_WIDTH, 1)
-    return bench.operations(bench.RIVALS[name](d, heads, n), n, d)
+    heads = max(d // cost.HEAD_WIDTH, 1)
+    return cost.operations(cost.RIVALS[name](d, heads, n), n, d)
 
 sizes = [(6, 2), (400, 128), (1600, 128), (6400, 256)]
 n, d = torch.tensor(sizes).T
@@ -331,13 +332,13 @@ agree(my_batch, tssa.fast_tssa, x, torch.ones(4, 1), W, None, O, mass=0.0)
 # \text{numbers kept} = 2nd + nK + 3d + K \tag{9.9}
 # $$
 #
-# *(9.9) Checked. The tokens, their projections, the memberships and the statistics — this series · `bench.kept_bytes`*
+# *(9.9) Checked. The tokens, their projections, the memberships and the statistics — this series · `cost.kept_bytes`*
 
 # %%
 kept = []
 for n, d, K in ((400, 128, 4), (1600, 128, 4), (700, 96, 3)):
     layer, x = tssa.TSSA(d, K), torch.randn(1, n, d, requires_grad=True)
-    kept.append((bench.kept_bytes(layer, x) // 8, 2 * n * d + n * K + 3 * d + K))  # 8 bytes a number
+    kept.append((cost.kept_bytes(layer, x) // 8, 2 * n * d + n * K + 3 * d + K))  # 8 bytes a number
 check("9.9", *torch.tensor(kept).T, "numbers in float64 kept for the backward pass, three sizes")
 
 # %% [markdown]
@@ -360,7 +361,7 @@ agree(step_by_step, tssa.fused_tssa, w, temp)
 # %% [markdown]
 # ## 9.5 Measured
 #
-# `python -m tssa_lib.bench` measures all of this: every layer at every size in turns (so that all see the same machine),
+# `python -m experiments.linear_time` measures all of this: every layer at every size in turns (so that all see the same machine),
 # medians of repeats, with versions, threads and the load of the machine written down. What you see here is read from the
 # committed run; run the command to get yours. Two references frame the numbers. **Published** is the published
 # order of operations, one by one. **Floor** is the two linear maps alone. **Overhead** is the time above the floor, as a share of the
@@ -369,13 +370,13 @@ agree(step_by_step, tssa.fused_tssa, w, temp)
 
 # %%
 print(f"{run['cpu']}, {run['threads']} threads, PyTorch {run['torch']}, load {run['load']:.1f} before and {run['load_end']:.1f} after")
-display(Markdown(bench.markdown(run)))
+display(Markdown(results.markdown(run)))
 
 # %%
-found = bench.targets(run)
+found = results.targets(run)
 kept_goal = next(t for t in found if "kept" in t["goal"])
-rows = {(r["dim"], r["N"], r["pass"]): r for r in bench.overheads(run)}
-show(bench.curves(run),
+rows = {(r["dim"], r["N"], r["pass"]): r for r in results.overheads(run)}
+show(results.curves(run),
      alt="Left: time over the number of tokens for ten operators on logarithmic axes, where softmax attention and MSSA rise "
          "twice as steeply as the rest and TSSA lies lowest or near it. Right: overhead of the fast layer as a share of the published one's",
      digest=f"{sum(t['met'] is True for t in found)} of {sum(t['met'] is not None for t in found)} goals met; activations kept {kept_goal['measured']:.2f} of the published")
@@ -400,7 +401,7 @@ torch.set_default_dtype(torch.float32)
 x, layers = torch.randn(1, 1600, 128), {"TSSA": tssa.TSSA(128, 4), "softmax attention": attention.Attention(128, 4)}
 threads = torch.get_num_threads()
 torch.set_num_threads(1)                                                   # two threads wait for each other on a busy machine
-live = bench.interleaved({name: bench.forward(f, x) for name, f in layers.items()}, budget=2.0, most=20)
+live = cost.interleaved({name: cost.forward(f, x) for name, f in layers.items()}, budget=2.0, most=20)
 torch.set_num_threads(threads)
 torch.set_default_dtype(torch.float64)
 for name, t in live.items():
@@ -419,7 +420,7 @@ def curve(what):
             if c[what]:
                 found.setdefault(name, ([], []))[0].append(cell["N"])
                 found[name][1].append(c[what] / 2 ** 20)
-    return {name: found[name] for name in bench.ORDER if name in found}
+    return {name: found[name] for name in results.ORDER if name in found}
 
 # %%
 left, right = plots.row(2, 5.6, 4.6)
@@ -427,7 +428,7 @@ plots.lines(None, curve("largest"), xscale="log", yscale="log", markers=True, ax
             xlabel="tokens n", ylabel="MiB")
 fig = plots.lines(None, curve("kept"), xscale="log", yscale="log", markers=True, ax=right, title="Kept for the backward pass",
                   xlabel="tokens n", ylabel="MiB")
-right.set_xticks(bench.TOKENS[:3], bench.TOKENS[:3]), right.minorticks_off()
+right.set_xticks((400, 1600, 6400), (400, 1600, 6400)), right.minorticks_off()
 last = {name: ys[-1] for name, (xs, ys) in curve("kept").items() if xs[-1] == 6400}
 show(fig, alt="Memory over tokens on logarithmic axes: softmax attention written out rises with slope two and leaves the rest "
               "behind; the others rise with slope one, TSSA lowest in what it keeps",
@@ -458,7 +459,7 @@ show(fig, alt="Memory over tokens on logarithmic axes: softmax attention written
 # %%
 cell = next(c for c in run["rivals"] if c["N"] == 6400)
 intensity = {name: c["macs"] / c["moved"] for name, c in cell["counts"].items()}
-show(bench.roofline(run),
+show(results.roofline(run),
      alt="A roof that rises and then stays level, with ten operators below or near it: softmax attention far to the right, "
          "softmax attention written out and the sliding window to the left, TSSA and the other linear operators in between",
      digest=f"intensity of TSSA {intensity['TSSA']:.1f}, of softmax (SDPA) {intensity['softmax (SDPA)']:.0f}, written out {intensity['softmax, written out']:.1f}")

@@ -22,13 +22,12 @@
 
 # %%
 import copy
-import json
 import math
 
 import torch
 
-from tssa_lib import photos, placements, plots, rates, trial, tssa, yolo
-from tssa_lib.lessons import check, exercise, show
+from tssa_lib import cost, photos, plots, rates, tssa, yolo
+from kit import check, exercise, results_placements as placements, results_trial as trial, show
 from ultralytics.nn import tasks
 
 torch.set_default_dtype(torch.float64)
@@ -362,7 +361,7 @@ except ValueError as error:
 # %% [markdown]
 # ## 10.7 What it costs, by scale
 #
-# Parameters first. The plan has five scales. Counting needs no weights: `placements.count` runs the model on PyTorch's *meta* device, where
+# Parameters first. The plan has five scales. Counting needs no weights: `cost.count` runs the model on PyTorch's *meta* device, where
 # tensors have a shape and no content. One MAC is one multiply–add; two FLOPs.
 
 # %%
@@ -370,18 +369,18 @@ rows = {}
 for scale in "nsm":
     for kind, name in (("softmax", f"yolo11{scale}.yaml"), ("TSSA", f"yolo11{scale}-tssa.yaml")):
         model = yolo.YOLO(name).model
-        rows[scale, kind] = sum(q.numel() for q in model.parameters()), placements.count(model, 640)
+        rows[scale, kind] = sum(q.numel() for q in model.parameters()), cost.count(model, 640)
 
-for (scale, kind), (parameters, cost) in rows.items():
-    print(f"{scale}  {kind:8} {parameters / 1e6:6.2f} M parameters  {cost.macs / 1e9:5.1f} GMACs at 640 px, "
-          f"{100 * cost.attention_macs / cost.macs:.1f} % of them in the attention")
+for (scale, kind), (parameters, need) in rows.items():
+    print(f"{scale}  {kind:8} {parameters / 1e6:6.2f} M parameters  {need.macs / 1e9:5.1f} GMACs at 640 px, "
+          f"{100 * need.attention_macs / need.macs:.1f} % of them in the attention")
 
 # %% [markdown]
 # And in processor time, in turns, at 320 px, the least of five runs, which depends least on what else the machine does (your figures will differ):
 
 # %%
 for scale in "nsm":
-    took = placements.seconds([f"yolo11{scale}.yaml", f"yolo11{scale}-tssa.yaml"], 320, budget=2, most=5)
+    took = cost.seconds([f"yolo11{scale}.yaml", f"yolo11{scale}-tssa.yaml"], 320, budget=2, most=5)
     least = [min(processor for _, processor in runs) for runs in took.values()]
     print(f"{scale}  softmax {1e3 * least[0]:.0f} ms, TSSA {1e3 * least[1]:.0f} ms")
 
@@ -563,11 +562,11 @@ counted = {}
 for name in placements.MODELS:
     model = yolo.YOLO(name).model
     for size in placements.SIZES:
-        counted[name, size] = placements.count(model, size)
+        counted[name, size] = cost.count(model, size)
 
-for (name, size), cost in counted.items():
+for (name, size), need in counted.items():
     if size != 1280:
-        print(f"{name[8:-5]:10} {size:4} px  {cost.macs / 1e9:6.1f} GMACs, largest tensor {cost.largest / 2**20:9,.0f} MiB")
+        print(f"{name[8:-5]:10} {size:4} px  {need.macs / 1e9:6.1f} GMACs, largest tensor {need.largest / 2**20:9,.0f} MiB")
 
 # %%
 names = [f"{places.upper().replace('P', '+P')[1:]}, {size:,} px" for size in placements.SIZES for places in placements.PLACES]
@@ -580,10 +579,10 @@ show(fig, alt="Pairs of bars on a logarithmic axis: nearly equal at P5; with P3 
 
 # %% [markdown]
 # TSSA at all three levels costs little more than TSSA at P5 alone. Softmax attention at all three costs eleven times as much as that at 1,920 px, and its tables fill the
-# memory. Operations are not seconds. These were measured once, and stored; `python -m tssa_lib.placements` measures them again on your machine.
+# memory. Operations are not seconds. These were measured once, and stored; `python -m experiments.placements` measures them again on your machine.
 
 # %%
-measured = json.loads(placements.RESULTS.read_text())
+measured = placements.load()
 print(f"{measured['command']} · {measured['threads']} thread(s), torch {measured['torch']}, {measured['what']}")
 seconds = {(r["model"], r["size"]): r for r in measured["rows"]}
 for (name, size), r in seconds.items():
@@ -608,7 +607,7 @@ show(fig, alt="Two bar charts on logarithmic axes. Softmax and TSSA are close at
 # repetitions and on two threads (into a file of its own).
 
 # %%
-beside = json.loads(placements.RESULTS.with_name("stock_vs_tssa.json").read_text())
+beside = placements.load("stock_vs_tssa")
 print(f"{beside['command'].split(' --out')[0]} · {beside['threads']} threads on {beside['cores']} cores, load {beside['load']}")
 alone = beside["rows"]
 for a, b in zip(alone[::2], alone[1::2]):                                  # softmax, TSSA; size by size
@@ -656,11 +655,11 @@ check("10.8", torch.tensor([trial.difference(*pair)["low"] for pair in draws.tol
 # %% [markdown]
 # **Predict:** which differences from "none" will the trial see, in which of the three difficulties?
 #
-# The trial is one command, `python -m tssa_lib.trial`, and goes on where it was stopped. Its full form is sized for one GPU. What is committed here, and
+# The trial is one command, `python -m experiments.trial`, and goes on where it was stopped. Its full form is sized for one GPU. What is committed here, and
 # shown below, is named in the first line.
 
 # %%
-tried = json.loads((trial.RESULTS / "trial.json").read_text())
+tried = trial.load("trial")
 form = tried["form"]
 print(f"{tried['command']} · {tried['date']} · torch {tried['torch']}, ultralytics {tried['ultralytics']}, {tried['cores']} cores, GPU: {tried['gpu']}")
 print(f"{len(tried['rows'])} trainings from scratch: seeds {tried['seeds']}, {form['epochs']} epochs of {form['train']} scenes at {form['size']} px")
@@ -798,7 +797,7 @@ print(f"the block's memberships in four heads: {Pi.min():.3f} to {Pi.max():.3f}"
 # **Predict:** which switch, if any, will the trial see?
 
 # %%
-switches = json.loads((trial.RESULTS / "switches.json").read_text())
+switches = trial.load("switches")
 print(f"{switches['command']} · {switches['date']} · {len(switches['rows'])} trainings, seeds {switches['seeds']}")
 found = [r for r in switches["differences"] if r["metric"] == "mAP50" and r["against"] == "tssa" and r["block"] != "none"]
 for r in found:
@@ -825,7 +824,7 @@ show(trial.figure(switches, against="tssa"),
 # **Predict:** will the difference between published TSSA and no attention be larger or smaller than the first 0.05?
 
 # %%
-again = json.loads((trial.RESULTS / "again.json").read_text())
+again = trial.load("again")
 print(f"{again['command']} · {again['date']} · seeds {again['seeds']}")
 print(trial.table(again))
 

@@ -37,7 +37,7 @@ import numpy as np
 import torch
 
 from tssa_lib import plots, scenes, tssa, yolo
-from tssa_lib.lessons import DIFFERENCES, check, exercise, show
+from kit import DIFFERENCES, check, exercise, show
 from tssa_lib.train import FULL, SCENES, LiveCurve, export, predict, train, validate
 
 # %%

@@ -1,0 +1,107 @@
+"""Attention at P5, P4 and P3 of YOLO11, TSSA against softmax: operations counted, seconds and memory measured.
+
+Lesson 10 reads what `python -m experiments.placements` writes, data/results/placements.json. Counting runs the model
+on PyTorch's "meta" device, which knows shapes only: exact, the same on every machine, and no size is too large.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shlex
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from experiments import record
+from kit.results_placements import MODELS, PLACES, SIZES
+from tssa_lib.cost import count, seconds
+from tssa_lib.yolo import YOLO
+
+RESULT = record.RESULTS / "placements.json"
+
+
+def peak(name: str, size: int) -> float:
+    """MiB that one forward pass adds to the memory of a fresh process, at its peak (Linux)."""
+    code = f"import experiments.placements as p; p._peak_here({name!r}, {size})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return float(done.stdout.split()[-1])
+
+
+def _peak_here(name: str, size: int) -> None:
+    kilobytes = lambda kind: int(re.search(rf"{kind}:\s*(\d+)", Path("/proc/self/status").read_text())[1])
+    model = YOLO(name).model.eval().fuse(verbose=False)
+    with torch.inference_mode():
+        model(torch.rand(1, 3, 64, 64))
+        before = kilobytes("VmRSS")
+        model(torch.rand(1, 3, size, size))
+    print(f"{(kilobytes('VmHWM') - before) / 1024:.1f}")
+
+
+def measure(
+    sizes: Sequence[int],
+    places: Sequence[str] = PLACES,
+    path: Path = RESULT,
+    share: float = 0.6,
+    command: str = "python -m experiments.placements",
+) -> dict[str, Any]:
+    """Measure TSSA and softmax in these placements at every size and write the results; others there stay.
+
+    peak_mib is the median of three fresh processes. A model whose attention maps alone need more than `share` of the free memory is not run, and says so.
+    """
+    import psutil
+
+    found = json.loads(path.read_text()) if path.is_file() else {}
+    models = [name for name in MODELS if name[:-5].split("-")[-1] in places]
+    rows = [row for row in found.get("rows", []) if row["size"] not in sizes or row["model"] not in models]
+    for size in sizes:
+        costs = {name: count(YOLO(name).model, size) for name in models}
+        needs = {name: 2 * cost.largest for name, cost in costs.items()}  # the map before and after its softmax
+        runs = [name for name in models if needs[name] < share * psutil.virtual_memory().available]
+        took = seconds(runs, size)
+        for name in models:
+            row = {"model": name, "size": size, **costs[name]._asdict()}
+            if name in took:
+                wall, processor = (round(1e3 * statistics.median(t), 1) for t in zip(*took[name]))
+                row |= {
+                    "wall_ms": wall,
+                    "processor_ms": processor,
+                    "runs": len(took[name]),
+                    "peak_mib": statistics.median(peak(name, size) for _ in range(3)),
+                }
+            else:
+                row |= {"not_run": f"needs {needs[name] / 2**30:.0f} GiB for two maps"}
+            rows.append(row)
+            print(row, flush=True)
+        found = {
+            **record.manifest(command),
+            "what": "one picture, float32, batch norm fused, random weights; medians of interleaved runs on the CPU; "
+            "milliseconds on the wall and of the processor; peak_mib is what a forward pass adds in a fresh process",
+            "rows": sorted(rows, key=lambda r: (r["size"], MODELS.index(r["model"]))),
+        }
+        record.write(path, found)
+    return found
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m experiments.placements", description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=list(SIZES), help="sides in pixels (default: 640 1280 1920)"
+    )
+    parser.add_argument("--places", nargs="+", choices=PLACES, default=list(PLACES), help="default: all three")
+    parser.add_argument("--out", type=Path, default=RESULT, help="the JSON file; sizes that it holds already are kept")
+    parser.add_argument("--threads", type=int, default=1, help="1 is robust on a machine that does other things")
+    words = sys.argv[1:] if arguments is None else arguments
+    given = parser.parse_args(words)
+    torch.set_num_threads(given.threads)
+    measure(given.sizes, given.places, given.out, command=shlex.join(["python", "-m", "tssa_lib.placements", *words]))
+
+
+if __name__ == "__main__":
+    main()

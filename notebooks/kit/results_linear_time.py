@@ -1,0 +1,207 @@
+"""The committed benchmark, read: goals, tables and curves. It computes from the stored rows and measures nothing."""
+
+import json
+import math
+import statistics
+from collections.abc import Iterable
+from pathlib import Path
+
+from kit.places import RESULTS
+from tssa_lib.cost import RIVALS
+
+RUN = RESULTS / "linear_time.json"
+
+
+def load(path: Path = RUN) -> dict:
+    """The committed run; ValueError where there is none."""
+    if not path.is_file():
+        raise ValueError(f"expected the results of `python -m tssa_lib.bench` in {path.name}, found no such file")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def exponent(sizes: Iterable[float], values: Iterable[float]) -> float:
+    """The power of the size with which values grow, by least squares in logarithms.
+
+    >>> round(exponent([1, 10, 100], [3, 300, 30000]), 6)
+    2.0
+    """
+    x, y = ([math.log(v) for v in values] for values in (sizes, values))
+    return statistics.linear_regression(x, y).slope
+
+
+def overheads(result: dict) -> list[dict]:
+    """Each cell of the layer's section with its overheads: time above the floor, over the published time above it."""
+    rows = []
+    for cell in result["layer"]:
+        t = {name: s["median"] for name, s in cell["seconds"].items()}
+        above = t["published"] - t["floor"]
+        rows.append(
+            {
+                **{k: cell[k] for k in ("dim", "N", "pass")},
+                "milliseconds": {k: 1e3 * v for k, v in t.items()},
+                "overhead": {k: (t[k] - t["floor"]) / above for k in ("fast", "compiled") if k in t},
+                "over_floor": {k: t[k] / t["floor"] for k in ("published", "fast", "compiled") if k in t},
+                "softmax_over_fast": t["softmax (SDPA)"] / t["fast"] if "softmax (SDPA)" in t else None,
+            }
+        )
+    return rows
+
+
+def targets(result: dict) -> list[dict]:
+    """The goals set before measuring, what was measured, and whether it was met."""
+    rows = overheads(result)
+    forward_, backward = ([r for r in rows if r["pass"] == p] for p in ("forward", "forward + backward"))
+    best = lambda ratios: min(ratios.get(k, math.inf) for k in ("fast", "compiled"))
+    softmax = [r["softmax_over_fast"] for r in forward_ if r["softmax_over_fast"]]
+    narrow = sorted((r["N"], r["milliseconds"]["fast"]) for r in forward_ if r["dim"] == 128)
+    far = [pair for pair in narrow if pair[0] >= 6400] if len(narrow) > 3 else narrow
+    worst = lambda rows, ratio: max(ratio(r["overhead"]) for r in rows)
+    eager = lambda ratios: ratios["fast"]
+    far_, near = ([r for r in forward_ if (r["N"] >= 6400) == large] for large in (True, False))
+    found = [
+        ("forward overhead over the published, N ≥ 6,400, eager", 0.4, worst(far_, eager), "<="),
+        ("the same, eager or compiled", 0.4, worst(far_, best), "<="),
+        ("forward overhead over the published, N = 400 and 1,600, eager", 0.8, worst(near, eager), "<="),
+        ("the same, eager or compiled", 0.8, worst(near, best), "<="),
+        (
+            "forward over the floor, N ≥ 1,600, eager or compiled",
+            1.25,
+            max(best(r["over_floor"]) for r in forward_ if r["N"] >= 1600),
+            "<=",
+        ),
+        ("forward + backward overhead over the published, eager", 0.4, worst(backward, eager), "<="),
+        ("the same, eager or compiled", 0.4, worst(backward, best), "<="),
+        (
+            "activations kept for backward over the published",
+            0.5,
+            result["kept"]["fast"] / result["kept"]["published"],
+            "<=",
+        ),
+        ("softmax attention (SDPA) over TSSA, forward, N ≥ 400", 1.0, min(softmax), ">="),
+    ]
+    table = [
+        {
+            "goal": name,
+            "limit": limit,
+            "measured": value,
+            "met": value <= limit if sign == "<=" else value >= limit,
+            "sign": sign,
+        }
+        for name, limit, value, sign in found
+    ]
+    return table + [
+        {
+            "goal": f"growth of the measured time from N = {far[0][0]:,} to {far[-1][0]:,}: exponent",
+            "limit": None,
+            "measured": exponent(*zip(*far)),
+            "met": None,
+            "sign": "",
+        }
+    ]
+
+
+def markdown(result: dict) -> str:
+    """The result as two Markdown tables: the goals, and milliseconds at each size. Lesson 9 shows it."""
+    mark = {True: "met", False: "not met", None: "reported"}
+    lines = ["| goal | limit | measured, worst cell | |", "|---|---|---|---|"]
+    lines += [
+        f"| {t['goal']} | {t['sign'].replace('<=', '≤').replace('>=', '≥')} {t['limit'] or ''} | {t['measured']:.2f} | {mark[t['met']]} |"
+        for t in targets(result)
+    ]
+    lines += [
+        "",
+        "| dim | N | pass | published | floor | fast | compiled | softmax (SDPA) | overhead, fast | overhead, compiled |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for r in overheads(result):
+        times = [
+            f"{r['milliseconds'][k]:,.2f}" if k in r["milliseconds"] else ""
+            for k in ("published", "floor", "fast", "compiled", "softmax (SDPA)")
+        ]
+        lines.append(
+            f"| {r['dim']} | {r['N']:,} | {r['pass']} | {' | '.join(times)} | {r['overhead']['fast']:.2f} | "
+            + (f"{r['overhead']['compiled']:.2f} |" if "compiled" in r["overhead"] else "|")
+        )
+    return "\n".join(
+        lines
+        + [
+            "",
+            f"Milliseconds, medians of interleaved repeats in float32 with {result['threads']} threads on {result['cores']} cores of an "
+            f"{result['cpu']}, PyTorch {result['torch']}; load {result['load']:.1f} at the start, "
+            f"{result['load_end']:.1f} at the end.",
+        ]
+    )
+
+
+ORDER = ["TSSA", *(name for name in RIVALS if name != "TSSA")]  # of the curves
+
+
+def roofline(result: dict, N: int = 6400):
+    """Multiply–adds a second over multiply–adds a byte for every rival at N tokens, under the machine's two limits."""
+    from tssa_lib import plots
+
+    cell = next(c for c in result["rivals"] if c["N"] == N)
+    peak, bandwidth = result["limits"]["macs_per_second"] / 1e9, result["limits"]["bytes_per_second"] / 1e9
+    grid = [10 ** (i / 50) for i in range(-25, 151)]
+    ax = plots.row(1, 7.5, 4.8)[0]
+    figure = plots.lines(
+        grid,
+        {"the machine's limits": [min(peak, bandwidth * x) for x in grid]},
+        xscale="log",
+        yscale="log",
+        ax=ax,
+        title=f"Roofline at {N:,} tokens of width {cell['dim']}",
+        xlabel="multiply–adds for each byte moved",
+        ylabel="billion multiply–adds per second",
+    )
+    for i, name in enumerate(n for n in ORDER if n in cell["counts"]):
+        count, seconds = cell["counts"][name], cell["seconds"][name]["median"]
+        ax.plot(
+            count["macs"] / count["moved"],
+            count["macs"] / seconds / 1e9,
+            "osD^v<>PX*"[i % 10],
+            markersize=8,
+            linestyle="none",
+            color=plots.COLORS[i % len(plots.COLORS)],
+            label=name,
+        )
+    ax.legend(fontsize=8, loc="lower right")
+    return figure
+
+
+def curves(result: dict):
+    """The two pictures of a run: seconds over N for every rival, and overhead of the fast layer."""
+    from tssa_lib import plots
+
+    left, right = plots.row(2, 5.6, 4.6)
+    series: dict[str, tuple[list, list]] = {}
+    for cell in result["rivals"]:
+        for name, s in cell["seconds"].items():
+            series.setdefault(name, ([], []))[0].append(cell["N"])
+            series[name][1].append(1e3 * s["median"])
+    plots.lines(
+        None,
+        {n: series[n] for n in ORDER if n in series},
+        xscale="log",
+        yscale="log",
+        markers=True,
+        ax=left,
+        title="Forward pass of width 128",
+        xlabel="tokens N",
+        ylabel="milliseconds",
+    )
+    cells: dict[str, tuple[list, list]] = {}
+    for r in overheads(result):
+        x, y = cells.setdefault(f"width {r['dim']}, {r['pass']}", ([], []))
+        x.append(r["N"]), y.append(r["overhead"]["fast"])
+    return plots.lines(
+        None,
+        cells,
+        xscale="log",
+        markers=True,
+        ax=right,
+        hlines={"published": 1.0, "goal for N ≥ 6,400": 0.4},
+        title="Time above the two linear maps",
+        xlabel="tokens N",
+        ylabel="share of the published layer's",
+    )

@@ -1,0 +1,162 @@
+"""`python -m tssa_lib`: the help, the road from training to export in fresh processes, and what bad input is told."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tssa_lib import __main__ as command
+from tssa_lib import train as training
+from tssa_lib.scenes import SceneSpec, make_scenes
+
+TINY = SceneSpec(train=8, val=2, size=64, digits=(1, 2))
+
+
+def shell(*words: str, cwd: Path) -> subprocess.CompletedProcess:
+    keep = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST")}
+    return subprocess.run(
+        [sys.executable, "-m", "tssa_lib", *words],
+        cwd=cwd,
+        env={**keep, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return make_scenes(TINY, tmp_path_factory.mktemp("scenes"))
+
+
+@pytest.mark.slow
+def test_the_road_from_training_to_export(data, tmp_path):
+    """In a folder with a space in its name, each step in a process of its own."""
+    place = tmp_path / "my runs"
+    place.mkdir()
+    done = shell(
+        "train", "--data", str(data), "--recipe", "scenes", "--folder", "run", "imgsz=64", "epochs=1", cwd=place
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    best = place / "run" / "weights" / "best.pt"
+    assert best.is_file() and f"best weights   {best}" in done.stdout and "1 epochs in " in done.stdout
+    assert "mAP50" in done.stdout and str(place / "run" / "results.csv") in done.stdout
+    done = shell("val", "--model", str(best), "--data", str(data), "imgsz=64", cwd=place)
+    assert done.returncode == 0 and "mAP50-95" in done.stdout, done.stderr[-2000:]
+    done = shell(
+        "yolo",
+        "predict",
+        f"model={best}",
+        f"source={data.parent / 'images' / 'val'}",
+        "imgsz=64",
+        f"project={place}",
+        "name=shown",
+        cwd=place,
+    )
+    assert done.returncode == 0 and len(list((place / "shown").iterdir())) == TINY.val, done.stderr[-2000:]
+    done = shell(
+        "predict",
+        "--model",
+        str(best),
+        "--source",
+        str(data.parent / "images" / "val"),
+        "imgsz=64",
+        f"project={place}",
+        "name=ours",
+        cwd=place,
+    )
+    assert done.returncode == 0 and len(list((place / "ours").iterdir())) == TINY.val, done.stderr[-2000:]
+    assert f"2 pictures with their boxes: {place / 'ours'}" in done.stdout and done.stdout.count(".bmp: ") == 2
+    done = shell("export", "--model", str(best), "--format", "torchscript", "imgsz=64", cwd=place)
+    assert done.returncode == 0 and best.with_suffix(".torchscript").is_file(), done.stderr[-2000:]
+    done = shell("resume", "run", cwd=place)
+    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("error: expected an interrupted training")
+
+
+def test_train_is_the_customary_full_recipe(monkeypatch, capsys):
+    asked = {}
+    monkeypatch.setattr(training, "full_recipe", lambda *a, **k: asked.update(k, a=a))
+    monkeypatch.setattr(command, "_tell", lambda run: None)
+    assert command.main(["train", "--data", "VOC.yaml", "--size", "s", "batch=16", "cos_lr=true", "device=0,1"]) == 0
+    assert asked["a"] == ("VOC.yaml",) and asked["weights"] == "yolo11s.pt" and asked["model"] == "yolo11s-tssa.yaml"
+    assert asked["batch"] == 16 and asked["cos_lr"] is True
+    words = [
+        "train",
+        "epochs=7",
+        "--weights",
+        "none",
+        "imgsz=64",
+        "--model",
+        "yolo11n-tssa-p4p5.yaml",
+        "--data",
+        "VOC.yaml",
+        "batch=2",
+    ]
+    assert command.main(words) == 0, "settings may stand anywhere"
+    assert asked["weights"] is None and asked["model"] == "yolo11n-tssa-p4p5.yaml"
+    assert (asked["epochs"], asked["imgsz"], asked["batch"]) == (7, 64, 2)
+    assert command.main(["train", "--data", "my.yaml", "--model", "best.pt"]) == 0 and asked["weights"] is None
+    monkeypatch.setattr(training, "train", lambda *a, **k: asked.update(k, a=a))
+    assert command.main(["train", "--data", "my.yaml", "--recipe", "scenes"]) == 0 and asked["weights"] is None
+    assert command.main(["train", "--data", "my.yaml", "--recipe", "scenes", "--weights", "stock"]) == 0
+    assert asked["weights"] == "yolo11n.pt" and asked["epochs"] == training.SCENES["epochs"]
+
+
+def test_words_that_nobody_knows_end_with_the_usage(capsys):
+    for words in (["train", "--data", "VOC.yaml", "--fast"], ["resume", "run", "epochs=3"]):
+        with pytest.raises(SystemExit) as left:
+            command.main(words)
+        assert left.value.code == 2 and f"unrecognized arguments: {words[-1]}" in capsys.readouterr().err
+
+
+def test_the_help_shows_every_verb_and_examples(capsys):
+    for words in (["--help"], ["train", "--help"]):
+        with pytest.raises(SystemExit) as left:
+            command.main(words)
+        assert left.value.code == 0
+    out = capsys.readouterr().out
+    for word in (
+        "train",
+        "resume",
+        "val",
+        "predict",
+        "export",
+        "yolo",
+        "--data VOC.yaml",
+        "300 epochs",
+        "--weights",
+        "key=value",
+    ):
+        assert word in out
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["train", "--data", "nowhere/my.yaml"], "expected a data YAML, found no file"),
+        (["train", "--data", "VOC.yaml", "epcohs=3"], "got epcohs"),
+        (["train", "--data", "VOC.yaml", "fast"], "expected settings as key=value, got fast"),
+        (
+            ["train", "--data", "VOC.yaml", "project=out", "name=one"],
+            "expected --folder in place of name=…, --folder in place of project=…",
+        ),
+        (
+            ["train", "--data", str(Path(training.__file__).with_name("yolo11-tssa.yaml"))],
+            "expected the keys train, val and names",
+        ),
+        (
+            ["predict", "--model", "yolo11n-tssa.yaml", "--source", "lost.png"],
+            "expected a picture, found no file lost.png",
+        ),
+        (["export", "--model", "yolo11n-tssa.yaml", "--format", "rknn"], "expected an export format with float32"),
+        (["resume", "nowhere"], "expected the checkpoint of an interrupted training"),
+        (["val", "--model", "nowhere.pt", "--data", "VOC.yaml"], "nowhere.pt"),
+    ],
+)
+def test_bad_input_is_one_line(words, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert command.main(words) == 1
+    errors = capsys.readouterr().err.strip().splitlines()
+    assert errors[-1].startswith("error: ") and said in errors[-1]

@@ -1,0 +1,40 @@
+"""Where things are: the one place that knows whether this is a checkout or an installed package."""
+
+import os
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent
+
+
+def checkout() -> Path | None:
+    """The root of the project's checkout that this package stands in; None for an installed package.
+
+    >>> root = checkout()
+    >>> root is None or (root / "notebooks").is_dir()
+    True
+    """
+    root = PACKAGE.parent
+    return root if (root / "notebooks" / "kit").is_dir() and (root / "data" / "README.md").is_file() else None
+
+
+def data_dir() -> Path:
+    """The writable folder for made data: `$TSSA_DATA`, the checkout's `data/`, or a user cache.
+
+    The answer does not depend on the working directory.
+
+    >>> data_dir().is_absolute()
+    True
+    """
+    if os.environ.get("TSSA_DATA"):
+        return Path(os.environ["TSSA_DATA"]).expanduser().resolve()
+    root = checkout()
+    if root and os.access(root / "data", os.W_OK):
+        return root / "data"
+    cache = os.environ.get("LOCALAPPDATA") or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(cache).expanduser().resolve() / "tssa_lib"
+
+
+def settings_dir() -> Path:
+    """Where Ultralytics' settings go unless `$YOLO_CONFIG_DIR` says otherwise: out of a user's own settings."""
+    root = checkout()
+    return root / ".cache" / "ultralytics" if root else data_dir() / "ultralytics"
