@@ -6,7 +6,7 @@ A lesson's kernel starts in notebooks/, so that `kit` is found beside it. It is 
 """
 
 from kit.checks import DIFFERENCES, EXACT, LIMIT, NUDGE, REACHED, CheckFailed, agree, check, check_below
-from kit.exercises import Exercise, exercise, exercises
+from kit.exercises import Exercise, exercise, exercises, mine
 from kit.figures import show
 
 __all__ = [
@@ -22,5 +22,6 @@ __all__ = [
     "check_below",
     "exercise",
     "exercises",
+    "mine",
     "show",
 ]

@@ -26,12 +26,15 @@ HERE = NOTEBOOKS
 METADATA = {
     "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
     "language_info": {
+        "codemirror_mode": {"name": "ipython", "version": 3},
         "file_extension": ".py",
         "mimetype": "text/x-python",
         "name": "python",
+        "nbconvert_exporter": "python",
         "pygments_lexer": "ipython3",
     },
 }
+HIDDEN = "hide-input"  # a cell whose code is folded: its first line says what it does
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 PRIVATE = re.compile(r"(?:/home/|/Users/|/root/|/tmp/|/private/var/|site-packages|[A-Za-z]:\\+Users)[^\s'\"<]*")
 
@@ -57,7 +60,8 @@ def read_source(path):
         seen[digest] = seen.get(digest, 0) + 1
         cell.id = digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
         tags = cell.metadata.get("tags", [])
-        cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
+        folded = {"jupyter": {"source_hidden": True}} if HIDDEN in tags else {}
+        cell.metadata = nbformat.from_dict({**({"tags": tags} if tags else {}), **folded})
     return notebook
 
 

@@ -643,7 +643,7 @@ for a, b in zip(alone[::2], alone[1::2]):                                  # sof
 # \bar\Delta \pm t_{0.975,\, m-1} \sqrt{\frac{1}{m (m-1)} \sum_{i=1}^{m} (\Delta_i - \bar\Delta)^2} \tag{10.8}
 # $$
 #
-# *(10.8) Checked. Student's t for paired samples, with t the 97.5 % point for m − 1 degrees of freedom — Student 1908 · `trial.difference`*
+# *(10.8) Checked. Student's t for paired samples, with t the 97.5 % point for m − 1 degrees of freedom — Student 1908 · `results_trial.difference`*
 
 # %%
 draws = torch.randn(40, 2, 5)                                              # forty pairs of five scores

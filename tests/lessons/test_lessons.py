@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import inspect
 import re
+import sys
 
 import pytest
 import torch
@@ -58,7 +59,7 @@ def test_the_derivation_has_sixty_equations_and_a_table():
             "(1.1) is not followed by its caption",
         ),
         ("*(1.1) Definition. One — nobody*", "", "caption (1.1) has no equation"),
-        ("$$\nx \\tag{2.1}\n$$\n\n*(2.1) Definition. One — nobody*", "", "expected (1.1)"),
+        ("$$\nx \\tag{2.1}\n$$\n\n*(2.1) Definition. One — nobody*", "", "(2.1) is of another lesson"),
     ],
 )
 def test_the_ledger_notices(tmp_path, text, code, complaint):
@@ -162,7 +163,8 @@ HELPERS = {"load_exactly", "record", "on_each_call", "Statistics", "tssa_literal
 def test_library_symbols_in_the_ledger_exist():
     for e in [e for s in SOURCES for e in equations.read(s) if e.symbol]:
         module, *path = e.symbol.split(".")
-        target = importlib.import_module(f"tssa_lib.{module}")
+        package = "kit" if importlib.util.find_spec(f"kit.{module}") else "tssa_lib"
+        target = importlib.import_module(f"{package}.{module}")
         for part in path:
             target = getattr(target, part)
 
@@ -173,7 +175,7 @@ def found_exercises():
         markdown = "\n".join(equations.cells(source, "markdown"))
         code = equations.cells(source, "code")
         for i, cell in enumerate(code):
-            for id, name in re.findall(r"""\bexercise\(\s*["']([\d.]+)["']\s*,\s*(\w+)\s*\)""", cell):
+            for id, name in re.findall(r"""\b(?:exercise|mine)\(\s*["']([\w.]+)["']\s*,\s*(\w+)\s*[,)]""", cell):
                 stub = next(c for c in reversed(code[: i + 1]) if re.search(rf"^(def {name}\b|{name}\s*=)", c, re.M))
                 solution = [
                     s
@@ -198,7 +200,7 @@ def namespace(source) -> dict:
 def test_exercise_stub_right_and_wrong_answers(source, id, name, stub, solution):
     exercise = kit.exercises(source.stem[:2])[id]
     ns = namespace(source)
-    exec("\n".join(line for line in stub.splitlines() if not line.startswith("exercise(")), ns)
+    exec("\n".join(line for line in stub.splitlines() if not re.match(r"(\w+ = )?(exercise|mine)\(", line)), ns)
     assert exercise.judge(ns[name])[0] == "open", "the stub must say that it is not solved yet"
     assert len(solution) == 1, f"expected one folded solution that defines {name}, found {len(solution)}"
     ns = namespace(source)
@@ -212,15 +214,63 @@ def test_exercise_stub_right_and_wrong_answers(source, id, name, stub, solution)
 
 
 @pytest.mark.parametrize("source", [s for s in SOURCES if s.stem[:2] != "00"], ids=[i for i in IDS if i[:2] != "00"])
-def test_every_lesson_has_two_to_four_exercises_and_uses_all_of_them(source):
-    used = re.findall(r"""\bexercise\(\s*["']([\d.]+)["']""", "\n".join(equations.cells(source, "code")))
-    assert 2 <= len(used) <= 4 and set(used) == set(kit.exercises(source.stem[:2]))
+def test_every_lesson_has_two_to_six_exercises_and_uses_all_of_them(source):
+    used = re.findall(r"""\b(?:exercise|mine)\(\s*["']([\w.]+)["']""", "\n".join(equations.cells(source, "code")))
+    assert 2 <= len(used) <= 6 and set(used) == set(kit.exercises(source.stem[:2]))
 
 
-def test_an_answer_that_raises_is_told_what_it_raised():
-    e = kit.Exercise(
-        "1.1", "think", lambda x: x, {"wrong sign": lambda x: -x, "squared": lambda x: x * x}, inputs=[(2.0,), (3.0,)]
-    )
-    assert "ZeroDivisionError" in e.judge(lambda x: 1 / 0)[1]
-    assert e.judge(lambda x: x + 1)[0] == "wrong" and "expected 2.0, got 3.0" in e.judge(lambda x: x + 1)[1]
-    assert "wrong sign" in e.judge(lambda x: -x)[1] and e.judge(lambda x: None)[0] == "open"
+def example(**more):
+    wrong = {"wrong sign": lambda x: -x, "squared": lambda x: x * x}
+    return kit.Exercise("1a", "think", lambda x: x, wrong, inputs=[(2.0,), (3.0,)], **more)
+
+
+def test_an_answer_that_raises_is_told_what_it_raised_and_where():
+    assert "for 2.0: your answer raised ZeroDivisionError" in example().judge(lambda x: 1 / 0)[1]
+    assert "for 3.0: your answer raised ZeroDivisionError" in example().judge(lambda x: x / (x - 3))[1]
+
+
+def test_a_message_names_the_input_that_failed_and_never_the_answer():
+    verdict, message = example().judge(lambda x: x if x == 2.0 else 7.5)
+    assert verdict == "wrong" and "for 3.0: 7.5 is not it" in message and "expected 3" not in message
+    assert "wrong sign" in example().judge(lambda x: -x)[1] and example().judge(lambda x: None)[0] == "open"
+
+
+def test_a_wrong_shape_is_told_the_right_one():
+    e = kit.Exercise("1a", "think", lambda x: x, {}, inputs=[(torch.ones(2, 3),)])
+    assert "expected shape (2, 3), got a tensor (3, 2)" in e.judge(lambda x: x.T)[1]
+
+
+def test_what_is_forbidden_is_refused_also_inside_of_functions_and_classes():
+    e = example(forbidden={"grad": "write the derivative yourself"})
+
+    class Hidden:
+        def f(self, x):
+            return torch.autograd.grad(x, x)
+
+    for answer in (lambda x: torch.autograd.grad(x, x), lambda x: (lambda y: torch.func.grad(y))(x), Hidden):
+        assert e.judge(answer) == ("wrong", "✗ 1a: not with `grad`: write the derivative yourself")
+    assert e.judge(lambda x: x)[0] == "right"
+
+
+def test_an_answer_that_writes_into_its_arguments_spoils_nothing():
+    e = kit.Exercise("1a", "think", lambda x: x + 1, {"zeros": lambda x: 0 * x}, inputs=[(torch.ones(2),)])
+    assert e.judge(lambda x: x.add_(1))[0] == "right" and e.judge(lambda x: x.add_(1))[0] == "right"
+
+
+def test_mine_returns_the_readers_function_only_where_it_is_right(monkeypatch, capsys):
+    monkeypatch.setattr(sys.modules["kit.exercises"], "exercises", lambda lesson: {"1a": example()})
+
+    def library(x):
+        return x
+
+    def right(x):
+        return x + 0
+
+    def wrong(x):
+        return -x
+
+    assert kit.mine("1a", right, library) is right and "runs on your right" in capsys.readouterr().out
+    assert kit.mine("1a", wrong, library) is library and "goes on with the library's library" in capsys.readouterr().out
+    assert kit.mine("1a", ..., library) is library and "not solved yet" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="expected one of the exercises"):
+        kit.mine("1z", right, library)

@@ -44,7 +44,7 @@ def test_valid_and_of_a_size_that_github_shows(lesson):
     path, notebook = lesson
     nbformat.validate(notebook)
     assert path.stat().st_size < LARGEST, f"{path.stat().st_size:,} bytes"
-    assert not {key for cell in notebook.cells for key in cell.metadata} - {"tags"}
+    assert not {key for cell in notebook.cells for key in cell.metadata} - {"tags", "jupyter"}
 
 
 def test_ran_from_top_to_bottom(lesson):
