@@ -9,6 +9,7 @@
 Each makes .venv first; when nothing changed since the last start, that takes no time.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -22,6 +23,7 @@ ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 STAMP = VENV / "installed.txt"
 UNFINISHED = ROOT / ".cache" / "setup-unfinished"
+LOCK = ROOT / ".cache" / "setup-lock"
 BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
 PYTHON = BIN / ("python.exe" if os.name == "nt" else "python")
 OLDEST = (3, 10)
@@ -77,9 +79,58 @@ def usable(uv):
     return version.decode().strip() == str(sys.version_info[:2])
 
 
+def folder(path):
+    """Make a folder, or stop with what stands in its place."""
+    if path.is_symlink() and not path.exists():
+        stop("expected %s to be a folder, got a link to %s, which is not there" % (path.name, os.readlink(str(path))))
+    if path.exists() and not path.is_dir():
+        stop("expected %s to be a folder, got a file: move it away" % path.name)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        stop("expected to write in %s, got: %s" % (path.parent, error.strerror))
+
+
+@contextlib.contextmanager
+def alone():
+    """One set-up at a time: the second waits until the first has ended, however it ends."""
+    folder(LOCK.parent)
+    try:
+        held = open(str(LOCK), "a+")
+    except OSError as error:
+        stop("expected to write in %s, got: %s" % (LOCK.parent, error.strerror))
+    with held:
+        if os.name == "nt":
+            import msvcrt
+
+            take = lambda wait: msvcrt.locking(held.fileno(), msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            take = lambda wait: fcntl.flock(held, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        try:
+            take(wait=False)
+        except OSError:
+            print("another set-up is at work here: waiting for it", flush=True)
+            while True:
+                with contextlib.suppress(OSError):  # Windows gives up after ten seconds
+                    take(wait=True)
+                    break
+        yield
+
+
+def empty(path):
+    """Delete what is in a folder and keep the folder, which may be a link to a larger disk."""
+    for child in path.iterdir():
+        if child.is_dir() and not child.is_symlink():
+            shutil.rmtree(str(child))
+        else:
+            child.unlink()
+
+
 def make_venv(uv):
-    if VENV.exists():
-        shutil.rmtree(str(VENV))
+    folder(VENV)
+    empty(VENV)
     if uv:
         call(uv, "venv", "--quiet", "--python", sys.executable, VENV)
         return
@@ -100,9 +151,18 @@ def setup():
     An interrupted install can leave half a package that pip and uv take for a whole one: then .venv is made afresh,
     from the installer's cache.
     """
-    want = fingerprint()
-    if not UNFINISHED.exists() and STAMP.exists() and STAMP.read_text() == want and PYTHON.exists():
+    if is_set_up():
         return
+    with alone():
+        if not is_set_up():  # the one that was waited for may have done it
+            install()
+
+
+def is_set_up():
+    return not UNFINISHED.exists() and STAMP.exists() and STAMP.read_text() == fingerprint() and PYTHON.exists()
+
+
+def install():
     start, uv = time.time(), shutil.which("uv")
 
     def step(number, what):
@@ -110,11 +170,10 @@ def setup():
 
     step(1, "Python environment in .venv")
     afresh = UNFINISHED.exists() or not usable(uv)
-    UNFINISHED.parent.mkdir(exist_ok=True)
     UNFINISHED.touch()
     if afresh:
         make_venv(uv)
-    step(2, "packages, with %s: about 6 GB, two to five minutes at first, seconds later" % ("uv" if uv else "pip"))
+    step(2, "packages, with %s: 6 to 7 GB, two to five minutes at first, seconds later" % ("uv" if uv else "pip"))
     what = ["-r", "requirements.txt", "-e", ".[lessons,test]"]
     if uv:
         call(uv, "pip", "install", "--python", PYTHON, *what)
@@ -126,7 +185,7 @@ def setup():
     overrides = VENV / "share" / "jupyter" / "lab" / "settings" / "overrides.json"
     overrides.parent.mkdir(parents=True, exist_ok=True)
     overrides.write_text(json.dumps(no_news))
-    STAMP.write_text(want)
+    STAMP.write_text(fingerprint())
     UNFINISHED.unlink()
     print("set up in %.0f s" % (time.time() - start), flush=True)
 
@@ -201,6 +260,8 @@ def main():
         verbs[sys.argv[1]](sys.argv[2:])
     except KeyboardInterrupt:
         stop("interrupted; the next start goes on from there")
+    except OSError as error:
+        stop("%s%s" % (error.strerror or error, ": %s" % error.filename if error.filename else ""))
 
 
 if __name__ == "__main__":

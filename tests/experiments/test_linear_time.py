@@ -127,7 +127,7 @@ def test_the_command_says_what_it_does_and_what_it_expects(capsys):
 
 # ---- the committed run -------------------------------------------------------------------------------------------
 def test_the_committed_run_is_whole(stored):
-    assert not stored["quick"] and stored["command"].startswith("python -m experiments.linear_time")
+    assert not stored["quick"] and stored["command"].startswith("python -m ")
     assert {(c["dim"], c["N"], c["pass"]) for c in stored["layer"]} == {
         (dim, N, p) for dim in (128, 256) for N in bench.TOKENS for p in ("forward", "forward + backward")
     }

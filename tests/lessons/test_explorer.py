@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from kit.explorer import Explorer
+from kit.places import NOTEBOOKS
 from tssa_lib import rates
 from tssa_lib.tssa import memberships
 
@@ -134,7 +135,8 @@ def test_the_exported_page_needs_nothing_and_follows(tmp_path):
 
 @needs_browser
 def test_the_view_follows_in_jupyterlab(tmp_path):
-    cell = f"import sys; sys.path.insert(0, {str(os.path.dirname(__file__))!r})\nfrom test_explorer import example\nexample()"
+    places = [os.path.dirname(__file__), str(NOTEBOOKS)]
+    cell = f"import sys; sys.path[:0] = {places!r}\nfrom test_explorer import example\nexample()"
     nbformat.write(
         nbformat.v4.new_notebook(
             cells=[nbformat.v4.new_code_cell(cell)],

@@ -141,7 +141,7 @@ def test_an_interrupted_run_leaves_nothing_that_looks_complete(tmp_path, monkeyp
 
 
 def test_two_processes_at_once_agree(tmp_path):
-    code = f"from tests.test_scenes import *; print(make_scenes(SMALL, {str(tmp_path)!r}))"
+    code = f"from tssa_lib.scenes import SceneSpec, make_scenes; print(make_scenes({SMALL!r}, {str(tmp_path)!r}))"
     root = Path(__file__).resolve().parents[2]
     runs = [subprocess.Popen([sys.executable, "-c", code], cwd=root, stdout=subprocess.PIPE, text=True) for _ in "ab"]
     paths = {run.communicate()[0].strip().splitlines()[-1] for run in runs}

@@ -326,7 +326,8 @@ def test_a_multi_gpu_worker_comes_to_know_the_block(tmp_path, ours, monkeypatch)
     trainer.callbacks, trainer.hub_session = get_default_callbacks(), None  # older versions ask for a session
     worker = Path(dist.generate_ddp_file(trainer)).read_text()
     loading = worker.split("cfg = DEFAULT")[0].rstrip() + "\n"
-    assert "tssa" not in loading and "torch_load" in loading
+    places = [line for line in loading.splitlines() if "sys.path" in line]  # may hold any name, ours included
+    assert "tssa" not in "".join(set(loading.splitlines()) - set(places)) and "torch_load" in loading
     seen = python(
         loading + "    import sys; print('tssa_lib.yolo' in sys.modules)\n"
         "    from ultralytics.nn.tasks import DetectionModel\n"
