@@ -1,0 +1,257 @@
+"""The views that move, in headless Chromium: numbers against the library, real mouse and keys, no request, no error."""
+
+import json
+import re
+import shutil
+
+import pytest
+import torch
+from torch import Tensor
+
+from kit import live
+from tssa_lib import rates, tssa
+
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium or Chrome on this machine to drive")
+SETTINGS = 50
+TOL = 1e-6
+
+SIX = torch.tensor([[2.0, 0.1], [-1.5, 0.2], [1.0, -0.1], [0.1, 1.5], [-0.2, -1.0], [0.1, -0.8]], dtype=torch.float64)
+SOFT = torch.tensor([[0.9] * 3 + [0.1] * 3, [0.1] * 3 + [0.9] * 3], dtype=torch.float64)
+VIEWS = {"step": lambda: live.step(SIX, SOFT, eps2=0.5)}
+
+
+# ---- the browser ------------------------------------------------------------------------------------
+class Shown:
+    """A page with one view or several, and everything that went wrong on it."""
+
+    def __init__(self, page):
+        self.page, self.trouble = page, []
+        page.on("pageerror", lambda error: self.trouble.append(str(error)))
+        page.on("console", lambda message: self.trouble.append(message.text) if message.type == "error" else None)
+        page.on("request", lambda request: self.trouble.append(request.url) if request.url.startswith("http") else None)
+
+    def open(self, path):
+        self.page.goto(path.as_uri())
+        return self.page.locator(".tssa-live").first
+
+    def compute(self, states: list[dict]) -> list[dict]:
+        """What the browser computes for each of the states."""
+        ask = "(root, text) => JSON.stringify(JSON.parse(text).map((s) => root.compute(s)))"
+        return json.loads(self.page.locator(".tssa-live").first.evaluate(ask, json.dumps(states)))
+
+
+@pytest.fixture(scope="module")
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api", reason="no Playwright to drive a browser with")
+    with sync_api.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def shown(browser):
+    page = browser.new_page(viewport={"width": 1000, "height": 1100})
+    shown = Shown(page)
+    yield shown
+    page.close()
+    assert not shown.trouble
+
+
+def uniform(g: torch.Generator, low: float, high: float, log: bool = False) -> float:
+    u = torch.rand((), generator=g, dtype=torch.float64).item()
+    return low * (high / low) ** u if log else low + (high - low) * u
+
+
+def same(ours: dict, theirs: dict) -> None:
+    """Every number that the library has is the number of the browser, to TOL."""
+    for name, value in theirs.items():
+        got, want = torch.as_tensor(ours[name], dtype=torch.float64), torch.as_tensor(value, dtype=torch.float64)
+        assert got.shape == want.shape, f"{name}: expected shape {tuple(want.shape)}, got {tuple(got.shape)}"
+        scale = want.abs().max().clamp_min(1)
+        assert (got - want).abs().max() < TOL * scale, f"{name}: expected {want.tolist()}, got {got.tolist()}"
+
+
+def slide(root, name: str, value: float) -> None:
+    """Move a slider to a value of its own scale, as a user would: through its input event."""
+    root.get_by_role("slider", name=name).evaluate(
+        "(e, v) => { e.value = v; e.dispatchEvent(new Event('input', {bubbles: true})); }", value
+    )
+
+
+def says(root) -> str:
+    return root.locator(".says").inner_text()
+
+
+def drag(shown: Shown, handle, right: float, up: float) -> None:
+    handle.scroll_into_view_if_needed()
+    box = handle.locator(".reach").bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    shown.page.mouse.move(x, y)
+    shown.page.mouse.down()
+    shown.page.mouse.move(x + right / 2, y - up / 2, steps=2)
+    shown.page.mouse.move(x + right, y - up)
+    shown.page.mouse.up()
+
+
+# ---- lesson 5: the step -----------------------------------------------------------------------------
+def step_by_the_library(x: Tensor, Pi: Tensor, U: Tensor, gamma: float, eps2: float) -> dict:
+    c, n = 2 / eps2, len(x)
+    s = tssa.second_moments(torch.einsum("nd,kdp->knp", x, U), Pi, mass=0)
+    D = tssa.gates(s, c)
+    A = torch.einsum("kn,kdp,kp,kep->nde", Pi, U, D, U)
+    rate = lambda z: rates.variational_rate(z, Pi, U, eps2)
+    energy = lambda z: torch.einsum("nd,nde,ne->", z, A, z) / (2 * n)
+    moved = x + tssa.tssa_update(x, Pi, U, eps2, t=gamma / c)
+    size = rates.variational_rate_grad(x, Pi, U, eps2).square().sum()
+    return {
+        "s": s,
+        "D": D,
+        "moved": moved,
+        "before": rate(x),
+        "after": rate(moved),
+        "majoriser": rate(x) + energy(moved) - energy(x),
+        "promise": rate(x) - gamma / c * (1 - gamma / 2) * n * size,
+        "safe": c * tssa.largest_safe_gamma(Pi, U, D),
+    }
+
+
+@needs_browser
+@pytest.mark.parametrize("p", [1, 2])
+def test_the_step_is_the_library_s_and_keeps_its_promise(shown, tmp_path, p):
+    g = torch.Generator().manual_seed(p)
+    Pi = torch.randn(3, 6, generator=g, dtype=torch.float64).softmax(0)
+    U = torch.linalg.qr(torch.randn(3, 2, 2, generator=g, dtype=torch.float64))[0][..., :p]
+    shown.open(live.step(SIX, Pi, U).save(tmp_path / "step.html"))
+    states = [
+        {
+            "tokens": (torch.randn(6, 2, generator=g, dtype=torch.float64) * uniform(g, 0.1, 3, log=True)).tolist(),
+            "gamma": uniform(g, 0, 4),
+            "eps2": uniform(g, 0.02, 50, log=True),
+        }
+        for _ in range(SETTINGS)
+    ]
+    for state, ours in zip(states, shown.compute(states)):
+        x = torch.tensor(state["tokens"], dtype=torch.float64)
+        same(ours, step_by_the_library(x, Pi, U, state["gamma"], state["eps2"]))
+        assert ours["after"] <= ours["majoriser"] + 1e-9 <= ours["promise"] + 2e-9
+        if state["gamma"] <= 2:
+            assert ours["promise"] <= ours["before"] + 1e-9
+
+
+@needs_browser
+def test_the_step_follows_mouse_keys_and_sliders(shown, tmp_path):
+    root = shown.open(VIEWS["step"]().save(tmp_path / "step.html"))
+    assert "the promise is back at its start" in says(root)
+    slide(root, "step γ", 1)
+    assert "safe, whatever the tokens" in says(root)
+    slide(root, "step γ", 3)
+    assert "nothing was promised; it fell all the same" in says(root)
+    before = float(re.search(r"Rate (\S+)", says(root))[1])
+    assert abs(before - rates.variational_rate(SIX, SOFT, torch.eye(2).double().repeat(2, 1, 1), 0.5).item()) < 6e-4
+
+    token = root.get_by_role("slider", name="token a")
+    drag(shown, token, -60, 30)
+    x, y = root.evaluate("e => e.state.tokens[0]")
+    unit = root.evaluate("e => e.querySelector('svg').getBoundingClientRect().width") / (2 * 2.6)
+    assert abs(x - (2.0 - 60 / unit)) < 0.02 and abs(y - (0.1 + 30 / unit)) < 0.02
+    assert float(re.search(r"Rate (\S+)", says(root))[1]) != before
+
+    token.focus()
+    shown.page.keyboard.press("ArrowUp")
+    shown.page.keyboard.press("Shift+ArrowLeft")
+    assert root.evaluate("e => e.state.tokens[0]") == pytest.approx([x - 0.01, y + 0.1], abs=1e-6)
+    assert token.get_attribute("aria-valuetext") == f"{x - 0.01:.2f}, {y + 0.1:.2f}"
+    slide(root, "precision ε²", 1.6)  # the slider's scale is log10
+    assert root.get_by_role("slider", name="precision ε²").get_attribute("aria-valuetext").startswith("39")
+    assert "and the rate rose" in says(root), "tokens that are small against ε make 2 sharp"
+    root.get_by_role("button", name="start again").click()
+    assert float(re.search(r"Rate (\S+)", says(root))[1]) == before
+
+
+# ---- all of them ------------------------------------------------------------------------------------
+@needs_browser
+def test_all_views_live_on_one_page_and_twice(shown, tmp_path):
+    made = [make() for make in VIEWS.values()]
+    (tmp_path / "all.html").write_text(
+        "<!doctype html><meta charset=utf-8>" + "".join(v._repr_html_() for v in [*made, made[0]])
+    )
+    shown.open(tmp_path / "all.html")
+    for view in made:
+        there = shown.page.locator(f'[id="{view.id}"]')
+        assert there.count() == (2 if view is made[0] else 1)
+        for root in there.all():
+            assert root.locator(".fallback").count() == 0 and root.locator("svg").count() >= 1 and says(root)
+    first, last = shown.page.locator(f'[id="{made[0].id}"]').all()
+    kept = says(last)
+    slide(first, "step γ", 0.5)
+    assert says(last) == kept != says(first), "each of two equal views moves by itself"
+
+
+@needs_browser
+@pytest.mark.parametrize("name", VIEWS)
+def test_a_view_fits_a_phone_and_a_screen_and_speaks(shown, tmp_path, name):
+    path = VIEWS[name]().save(tmp_path / "view.html")
+    for width in (360, 700, 1200):
+        shown.page.set_viewport_size({"width": width, "height": 800})
+        root = shown.open(path)
+        assert shown.page.evaluate("document.documentElement.scrollWidth") <= width
+    assert root.locator("[aria-live=polite]").count() == 1
+    unnamed_controls = (
+        "e => [...e.querySelectorAll('input')].filter((e) => !e.closest('label').textContent.trim()).length"
+    )
+    assert root.evaluate(unnamed_controls) == 0
+    unnamed = root.evaluate(
+        "e => [...e.querySelectorAll('[tabindex]')].filter(e => !e.getAttribute('aria-label')).length"
+    )
+    assert unnamed == 0
+
+
+@needs_browser
+@pytest.mark.parametrize("name", VIEWS)
+def test_without_scripts_a_sentence_and_a_picture_stay(browser, tmp_path, name):
+    png = bytes.fromhex("89504e470d0a1a0a") + b"rest"
+    view = VIEWS[name]()
+    view = live.View(view.name, view.data, view.says, png)
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(view.save(tmp_path / "still.html").as_uri())
+    assert view.says in page.locator(".fallback").inner_text()
+    assert page.locator(".fallback img").get_attribute("alt") == view.says
+    context.close()
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_a_page_is_the_same_each_time_and_asks_nobody(name):
+    page, again = VIEWS[name]()._repr_html_(), VIEWS[name]()._repr_html_()
+    assert page == again and len(page) < 400_000 and not re.search(r"__[A-Z]+__", page)
+    addresses = set(re.findall(r"https?://[^\"'` )]*", page))
+    assert addresses <= {"http://www.w3.org/2000/svg"}, "the only address is a name space, which nobody loads"
+    assert page.count("<script") == page.count("</script") == 1
+
+
+def test_data_cannot_end_the_script():
+    view = live.View("step", {"title": "a < b", "note": "</script><b>"}, "says <i>")
+    page = view._repr_html_()
+    assert page.count("</script") == 1 and "a &lt; b" in page and "says &lt;i&gt;" in page
+
+
+def test_what_does_not_fit_is_named():
+    with pytest.raises(ValueError, match=r"tokens \(N, 2\), got \(6, 3\)"):
+        live.step(torch.zeros(6, 3), SOFT)
+    with pytest.raises(ValueError, match=r"expected Pi \(K, 6\)"):
+        live.step(SIX, SOFT[:, :5])
+    with pytest.raises(ValueError, match="finite tokens"):
+        live.step(SIX * float("nan"), SOFT)
+    with pytest.raises(ValueError, match="expected eps2 from 0.02 to 50"):
+        live.step(SIX, SOFT, eps2=0.001)
+    with pytest.raises(ValueError, match="expected a PNG"):
+        live.View("step", VIEWS["step"]().data, "says", b"GIF89a")._repr_html_()
