@@ -1,6 +1,7 @@
-# Each sets up .venv by itself. Without make (Windows): python go.py lab | test | notebooks | doctor | setup
+# Each sets up .venv by itself. Without make (Windows): python go.py VERB
 PYTHON ?= python3
+VERBS = lab test notebooks equations readme doctor setup
 
-.PHONY: lab test notebooks doctor setup
-lab test notebooks doctor setup:
+.PHONY: $(VERBS)
+$(VERBS):
 	@$(PYTHON) go.py $@ $(ARGS)

@@ -3,6 +3,8 @@
     python go.py lab [ARGS]        open JupyterLab on the lessons (ARGS go to jupyter lab, e.g. --no-browser)
     python go.py test [ARGS]       run every test and every lesson (ARGS go to pytest; paths narrow the run)
     python go.py notebooks [ARGS]  run the sources again and store the notebooks (ARGS go to kit.build)
+    python go.py equations         write the ledger of equations anew
+    python go.py readme            write README's map and figures anew, from lessons and results
     python go.py doctor            say what this machine lacks for the lessons, and the mend
     python go.py setup             only set up
 
@@ -239,18 +241,26 @@ def test(args):
     )
 
 
-def notebooks(args):
-    os.environ["PYTHONPATH"] = str(ROOT / "notebooks")
-    become("-m", "kit.build", *args)
+def tool(module):
+    """A verb that runs a module of the kit or of the experiments."""
 
+    def verb(args):
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "notebooks")])
+        become("-m", module, *args)
 
-def doctor(args):
-    os.environ["PYTHONPATH"] = str(ROOT / "notebooks")
-    become("-m", "kit.doctor", *args)
+    return verb
 
 
 def main():
-    verbs = {"lab": lab, "test": test, "notebooks": notebooks, "doctor": doctor, "setup": lambda args: None}
+    verbs = {
+        "lab": lab,
+        "test": test,
+        "notebooks": tool("kit.build"),
+        "equations": tool("kit.equations"),
+        "readme": tool("experiments.readme"),
+        "doctor": tool("kit.doctor"),
+        "setup": lambda args: None,
+    }
     if len(sys.argv) < 2 or sys.argv[1] not in verbs:
         stop("expected one of %s, got %r\n%s" % (", ".join(verbs), sys.argv[1:], __doc__))
     newest_python()

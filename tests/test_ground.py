@@ -119,7 +119,7 @@ def test_go_needs_the_standard_library_only():
 def test_go_names_its_verbs_when_it_gets_another():
     done = subprocess.run([sys.executable, "go.py", "lav"], cwd=ROOT, text=True, capture_output=True)
     assert done.returncode == 1
-    assert "expected one of lab, test, notebooks, doctor, setup, got ['lav']" in done.stderr
+    assert "expected one of lab, test, notebooks, equations, readme, doctor, setup, got ['lav']" in done.stderr
 
 
 def test_go_refuses_an_old_python(monkeypatch):
