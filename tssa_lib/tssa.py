@@ -92,7 +92,8 @@ def tssa_update(x: Tensor, Pi: Tensor, U: Tensor, eps2: float, t: float = 1.0) -
     """TSSA(Z) = −t Σ_k U_k D_k U_kᵀ Z Diag(π_k), the paper's operator (lesson 5, eq. 5.5).
 
     Equals −t·n·∇R_c^var with Π held fixed. x (…, N, d), Pi (…, K, N), U (K, d, p); t = τ/n does not depend
-    on the number of tokens. Any t in [0, 2ε²/d] lowers R_c^var when the U_k are orthonormal (lesson 5).
+    on the number of tokens. Any t in (0, 2ε²/d) lowers R_c^var where the update is not zero, if the U_k are
+    orthonormal, Π is held and its shares, none negative, sum to at most one for each token (lesson 5, eq. 5.9).
     """
     w = torch.einsum("...nd,kdp->...knp", x, U)  # (…, K, N, p)
     D = gates(second_moments(w, Pi, torch.finfo(w.dtype).tiny), x.shape[-1] / eps2)  # (…, K, p)
@@ -100,9 +101,10 @@ def tssa_update(x: Tensor, Pi: Tensor, U: Tensor, eps2: float, t: float = 1.0) -
 
 
 def largest_safe_gamma(Pi: Tensor, U: Tensor, D: Tensor) -> Tensor:
-    """2/max_j ‖A_j‖, A_j = Σ_k π_jk U_k D_k U_kᵀ: any smaller γ in z + γ·TSSA(z) lowers R_c^var.
+    """2/max_j ‖A_j‖, A_j = Σ_k π_jk U_k D_k U_kᵀ: any γ in (0, this) in z + γ·TSSA(z) lowers R_c^var.
 
-    The step-size theorem (lesson 5, eq. 5.11). Pi (…, K, N), U (K, d, p), D (…, K, p) → (…).
+    That holds for a tied output map, with Π held, and where the update is not zero: the step-size theorem (lesson 5,
+    eq. 5.9). For another output map or for new memberships it says nothing. Pi (…, K, N), U (K, d, p), D (…, K, p) → (…).
 
     >>> largest_safe_gamma(torch.ones(1, 5), torch.eye(2)[None], torch.ones(1, 2))
     tensor(2.)
