@@ -33,7 +33,7 @@ OLDEST = (3, 10)
 # Imports once, with messages shown here and not in a lesson: settings and font caches are written at the first import.
 FIRST_IMPORTS = """
 import matplotlib.font_manager, sklearn.datasets, jupyterlab.labapp, nbclient, ipywidgets
-import tssa_lib.yolo  # writes Ultralytics' settings, without telemetry, and a font that it would look for on the network
+import tssa_lib.yolo  # writes Ultralytics' settings, without telemetry, and a font that it would download
 """
 
 

@@ -57,6 +57,7 @@ def layer_cell(dim: int, N: int, train: bool, budget: float, compile: bool) -> d
         "fast": layer,
     }
     if compile:
+        torch._dynamo.reset()  # each size its own compilation, none falls back to eager
         forms["compiled"] = compiled(layer)
     calls = {n: forward_backward(f, layer, x) if train else forward(f, x) for n, f in forms.items()}
     took = interleaved(calls, budget)
@@ -147,8 +148,8 @@ def main(argv: list[str] | None = None) -> None:
         prog="python -m experiments.linear_time",
         description=main.__doc__,
         epilog=(
-            "The whole run takes about eight minutes on two idle cores, --quick about two. Run it on an idle machine: the load at start "
-            "and end is recorded. Lesson 9 and the README show the committed file; after a new run, build the lesson again."
+            "The whole run takes about eight minutes on two idle cores, --quick about two. Run it on an idle machine: "
+            "the load at start and end is recorded. Lesson 9 and the README show the committed file; after a new run, build the lesson again."
         ),
     )
     parser.add_argument("--quick", action="store_true", help="width 128 and N up to 6,400 only")
@@ -158,7 +159,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--out",
         type=Path,
-        help="JSON to write; the picture goes beside it (default: data/results/linear_time.json, quick: data/runs/bench.json)",
+        help="JSON to write; the picture goes beside it (default: data/results/linear_time.json; quick: data/runs)",
     )
     args = parser.parse_args(argv)
     if args.threads < 1:

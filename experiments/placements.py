@@ -53,7 +53,8 @@ def measure(
 ) -> dict[str, Any]:
     """Measure TSSA and softmax in these placements at every size and write the results; others there stay.
 
-    peak_mib is the median of three fresh processes. A model whose attention maps alone need more than `share` of the free memory is not run, and says so.
+    peak_mib is the median of three fresh processes. A model whose attention maps alone need more than `share` of the
+    free memory is not run, and says so.
     """
     import psutil
 

@@ -242,7 +242,7 @@ def test_doctor_finds_this_environment_fit(monkeypatch, capsys):
     assert doctor.main() == 0, capsys.readouterr().out
     shown = capsys.readouterr().out
     assert "FAIL" not in shown
-    assert {bound.name for bound in bounds("%d.%d" % sys.version_info[:2])} <= set(
+    assert {bound.name for bound in bounds(f"{sys.version_info[0]}.{sys.version_info[1]}")} <= set(
         re.findall(r"^OK +(\S+):", shown, re.M)
     )
 

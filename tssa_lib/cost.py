@@ -183,7 +183,6 @@ def forward_backward(f: Callable[[Tensor], Tensor], layer: nn.Module, x: Tensor)
 
 
 def compiled(layer: TSSA) -> Callable[[Tensor], Tensor]:
-    torch._dynamo.reset()
     return torch.compile(layer, fullgraph=True, dynamic=False)
 
 

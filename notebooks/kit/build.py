@@ -2,7 +2,7 @@
 
     python -m kit.build [NAME ...] [--timeout 600]   run and write (all lessons, or the named: 03, 03_name, a path)
     python -m kit.build [NAME ...] --check           compare sources and stored notebooks, run nothing
-    python -m kit.build [NAME ...] --prose           take over changed text and keep the outputs, if the code is the same
+    python -m kit.build [NAME ...] --prose           take over changed text, keep the outputs, if the code is the same
 
 The same source and the same outputs give the same bytes, so "build again, then git diff" is a test.
 """

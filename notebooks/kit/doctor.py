@@ -151,7 +151,7 @@ def checks() -> list[Check]:
         (
             "off-line",
             _offline,
-            "set YOLO_OFFLINE=true (what you ask for by name still downloads), and import tssa_lib first in a new kernel",
+            "set YOLO_OFFLINE=true (what you ask for by name still downloads); import tssa_lib first in a new kernel",
         ),
         ("digits and photographs", _data, SET_UP),
     ]

@@ -12,6 +12,7 @@ what the stored notebook printed.
 import re
 import sys
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import jupytext
@@ -46,7 +47,13 @@ def sources() -> list[Path]:
 
 
 def cells(source: Path, kind: str) -> list[str]:
-    return [c.source for c in jupytext.read(source).cells if c.cell_type == kind]
+    return [text for cell_type, text in _cells(source, source.stat().st_mtime_ns) if cell_type == kind]
+
+
+@lru_cache(maxsize=64)
+def _cells(source: Path, written: int) -> list[tuple[str, str]]:
+    """Every cell of a source, parsed once for each time that it was written."""
+    return [(c.cell_type, c.source) for c in jupytext.read(source).cells]
 
 
 def read(source: Path) -> list[Equation]:
@@ -91,7 +98,13 @@ def read(source: Path) -> list[Equation]:
 
 def errors(source: Path) -> dict[str, tuple[str, str]]:
     """Label → (largest error, tolerance), as the stored notebook printed them."""
-    notebook = nbformat.read(HERE / f"{source.stem}.ipynb", as_version=4)
+    notebook = NOTEBOOKS / f"{source.stem}.ipynb"
+    return _errors(notebook, notebook.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _errors(path: Path, written: int) -> dict[str, tuple[str, str]]:
+    notebook = nbformat.read(path, as_version=4)
     out = "\n".join(o.get("text", "") for c in notebook.cells if c.cell_type == "code" for o in c.outputs)
     return {m[1]: (m[2], m[3]) for m in PRINTED.finditer(out)}
 
@@ -115,16 +128,14 @@ def table() -> str:
             total, checked = total + 1, checked + (e.kind == "Checked")
             error, tol = seen.get(e.label, ("–", "–"))
             how = f"`check`, allowed {tol}" if e.kind == "Checked" else "definition"
-            lines.append(
-                f"| {e.label} | {e.says} | {e.source} | {how} | {error} | {f'`{e.symbol}`' if e.symbol else '–'} |".replace(
-                    "| |", "| – |"
-                )
-            )
+            symbol = f"`{e.symbol}`" if e.symbol else "–"
+            row = [e.label, e.says, e.source, how, error, symbol]
+            lines.append("| " + " | ".join(cell or "–" for cell in row) + " |")
     head = [
         "# The equation ledger",
         "",
-        f"{total} numbered equations: {checked} checked each time a lesson runs, {total - checked} definitions. Errors are those that "
-        "the stored lessons printed. Written by `python -m kit.equations`; a test compares it with the lessons.",
+        f"{total} numbered equations: {checked} checked each time a lesson runs, {total - checked} definitions. Errors are "
+        "those that the stored lessons printed. Written by `make equations`; a test compares it with the lessons.",
     ]
     return "\n".join(head + lines) + "\n"
 

@@ -15,7 +15,9 @@ RUN = RESULTS / "linear_time.json"
 def load(path: Path = RUN) -> dict:
     """The committed run; ValueError where there is none."""
     if not path.is_file():
-        raise ValueError(f"expected the results of `python -m tssa_lib.bench` in {path.name}, found no such file")
+        raise ValueError(
+            f"expected the results of `python -m experiments.linear_time` in {path.name}, found no such file"
+        )
     return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -48,89 +50,78 @@ def overheads(result: dict) -> list[dict]:
 
 
 def targets(result: dict) -> list[dict]:
-    """The goals set before measuring, what was measured, and whether it was met."""
+    """The goals set before measuring, what was measured (the worst cell), and whether it was met.
+
+    Each is {"goal", "limit", "measured", "met", "sign"}; the last, an exponent, has no limit.
+    """
     rows = overheads(result)
-    forward_, backward = ([r for r in rows if r["pass"] == p] for p in ("forward", "forward + backward"))
-    best = lambda ratios: min(ratios.get(k, math.inf) for k in ("fast", "compiled"))
-    softmax = [r["softmax_over_fast"] for r in forward_ if r["softmax_over_fast"]]
-    narrow = sorted((r["N"], r["milliseconds"]["fast"]) for r in forward_ if r["dim"] == 128)
-    far = [pair for pair in narrow if pair[0] >= 6400] if len(narrow) > 3 else narrow
-    worst = lambda rows, ratio: max(ratio(r["overhead"]) for r in rows)
-    eager = lambda ratios: ratios["fast"]
-    far_, near = ([r for r in forward_ if (r["N"] >= 6400) == large] for large in (True, False))
-    found = [
-        ("forward overhead over the published, N ≥ 6,400, eager", 0.4, worst(far_, eager), "<="),
-        ("the same, eager or compiled", 0.4, worst(far_, best), "<="),
-        ("forward overhead over the published, N = 400 and 1,600, eager", 0.8, worst(near, eager), "<="),
-        ("the same, eager or compiled", 0.8, worst(near, best), "<="),
-        (
-            "forward over the floor, N ≥ 1,600, eager or compiled",
-            1.25,
-            max(best(r["over_floor"]) for r in forward_ if r["N"] >= 1600),
-            "<=",
-        ),
-        ("forward + backward overhead over the published, eager", 0.4, worst(backward, eager), "<="),
-        ("the same, eager or compiled", 0.4, worst(backward, best), "<="),
-        (
-            "activations kept for backward over the published",
-            0.5,
-            result["kept"]["fast"] / result["kept"]["published"],
-            "<=",
-        ),
-        ("softmax attention (SDPA) over TSSA, forward, N ≥ 400", 1.0, min(softmax), ">="),
+    forward = [r for r in rows if r["pass"] == "forward"]
+    backward = [r for r in rows if r["pass"] == "forward + backward"]
+    far = [r for r in forward if r["N"] >= 6400]
+    near = [r for r in forward if r["N"] < 6400]
+
+    def eager(cells: list[dict]) -> float:
+        return max(r["overhead"]["fast"] for r in cells)
+
+    def better_form(cells: list[dict], what: str = "overhead") -> float:
+        return max(min(r[what][form] for form in ("fast", "compiled") if form in r[what]) for r in cells)
+
+    large = [r for r in forward if r["N"] >= 1600]
+    kept = result["kept"]["fast"] / result["kept"]["published"]
+    softmax = min(r["softmax_over_fast"] for r in forward if r["softmax_over_fast"])
+    return [
+        _at_most(0.4, eager(far), "forward overhead over the published, N ≥ 6,400, eager"),
+        _at_most(0.4, better_form(far), "the same, eager or compiled"),
+        _at_most(0.8, eager(near), "forward overhead over the published, N = 400 and 1,600, eager"),
+        _at_most(0.8, better_form(near), "the same, eager or compiled"),
+        _at_most(1.25, better_form(large, "over_floor"), "forward over the floor, N ≥ 1,600, eager or compiled"),
+        _at_most(0.4, eager(backward), "forward + backward overhead over the published, eager"),
+        _at_most(0.4, better_form(backward), "the same, eager or compiled"),
+        _at_most(0.5, kept, "activations kept for backward over the published"),
+        _goal("softmax attention (SDPA) over TSSA, forward, N ≥ 400", 1.0, softmax, softmax >= 1.0, "≥"),
+        _growth(forward),
     ]
-    table = [
-        {
-            "goal": name,
-            "limit": limit,
-            "measured": value,
-            "met": value <= limit if sign == "<=" else value >= limit,
-            "sign": sign,
-        }
-        for name, limit, value, sign in found
-    ]
-    return table + [
-        {
-            "goal": f"growth of the measured time from N = {far[0][0]:,} to {far[-1][0]:,}: exponent",
-            "limit": None,
-            "measured": exponent(*zip(*far)),
-            "met": None,
-            "sign": "",
-        }
-    ]
+
+
+def _goal(goal: str, limit: float | None, measured: float, met: bool | None, sign: str) -> dict:
+    return {"goal": goal, "limit": limit, "measured": measured, "met": met, "sign": sign}
+
+
+def _at_most(limit: float, measured: float, goal: str) -> dict:
+    return _goal(goal, limit, measured, measured <= limit, "≤")
+
+
+def _growth(forward: list[dict]) -> dict:
+    """How the measured time grows with N at width 128; of N ≥ 6,400 alone where enough was measured."""
+    times = sorted((r["N"], r["milliseconds"]["fast"]) for r in forward if r["dim"] == 128)
+    if len(times) > 3:
+        times = [pair for pair in times if pair[0] >= 6400]
+    goal = f"growth of the measured time from N = {times[0][0]:,} to {times[-1][0]:,}: exponent"
+    return _goal(goal, None, exponent(*zip(*times)), None, "")
+
+
+COLUMNS = ("published", "floor", "fast", "compiled", "softmax (SDPA)")
 
 
 def markdown(result: dict) -> str:
     """The result as two Markdown tables: the goals, and milliseconds at each size. Lesson 9 shows it."""
     mark = {True: "met", False: "not met", None: "reported"}
     lines = ["| goal | limit | measured, worst cell | |", "|---|---|---|---|"]
-    lines += [
-        f"| {t['goal']} | {t['sign'].replace('<=', '≤').replace('>=', '≥')} {t['limit'] or ''} | {t['measured']:.2f} | {mark[t['met']]} |"
-        for t in targets(result)
-    ]
-    lines += [
-        "",
-        "| dim | N | pass | published | floor | fast | compiled | softmax (SDPA) | overhead, fast | overhead, compiled |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    for t in targets(result):
+        limit = f"{t['sign']} {t['limit'] or ''}"
+        lines.append(f"| {t['goal']} | {limit} | {t['measured']:.2f} | {mark[t['met']]} |")
+    titles = ["dim", "N", "pass", *COLUMNS, "overhead, fast", "overhead, compiled"]
+    lines += ["", "| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
     for r in overheads(result):
-        times = [
-            f"{r['milliseconds'][k]:,.2f}" if k in r["milliseconds"] else ""
-            for k in ("published", "floor", "fast", "compiled", "softmax (SDPA)")
-        ]
-        lines.append(
-            f"| {r['dim']} | {r['N']:,} | {r['pass']} | {' | '.join(times)} | {r['overhead']['fast']:.2f} | "
-            + (f"{r['overhead']['compiled']:.2f} |" if "compiled" in r["overhead"] else "|")
-        )
-    return "\n".join(
-        lines
-        + [
-            "",
-            f"Milliseconds, medians of interleaved repeats in float32 with {result['threads']} threads on {result['cores']} cores of an "
-            f"{result['cpu']}, PyTorch {result['torch']}; load {result['load']:.1f} at the start, "
-            f"{result['load_end']:.1f} at the end.",
-        ]
+        times = [f"{r['milliseconds'][k]:,.2f}" if k in r["milliseconds"] else "" for k in COLUMNS]
+        shares = [f"{r['overhead'][k]:.2f}" if k in r["overhead"] else "" for k in ("fast", "compiled")]
+        lines.append("| " + " | ".join([str(r["dim"]), f"{r['N']:,}", r["pass"], *times, *shares]) + " |")
+    about = (
+        f"Milliseconds, medians of interleaved repeats in float32 with {result['threads']} threads on "
+        f"{result['cores']} cores of an {result['cpu']}, PyTorch {result['torch']}; load {result['load']:.1f} at the "
+        f"start, {result['load_end']:.1f} at the end."
     )
+    return "\n".join([*lines, "", about])
 
 
 ORDER = ["TSSA", *(name for name in RIVALS if name != "TSSA")]  # of the curves
@@ -193,7 +184,8 @@ def curves(result: dict):
     cells: dict[str, tuple[list, list]] = {}
     for r in overheads(result):
         x, y = cells.setdefault(f"width {r['dim']}, {r['pass']}", ([], []))
-        x.append(r["N"]), y.append(r["overhead"]["fast"])
+        x.append(r["N"])
+        y.append(r["overhead"]["fast"])
     return plots.lines(
         None,
         cells,

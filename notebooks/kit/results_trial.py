@@ -61,7 +61,7 @@ def compare(rows: list[dict[str, Any]], metric: str = "mAP50", against: str = "n
 
 
 def figure(results: dict[str, Any], against: str = "none"):
-    """Paired differences in mAP50 with their 95 % intervals, a group a difficulty; with many blocks, a group a block."""
+    """Paired differences in mAP50 with 95 % intervals, a group a difficulty; with many blocks, a group a block."""
     found = {
         (r["difficulty"], r["block"]): r
         for r in results["differences"]

@@ -48,7 +48,8 @@ def test_the_derivation_has_sixty_equations_and_a_table():
             "checked 2 times",
         ),
         (
-            "$$\nx \\tag{1.1}\n$$\n\n*(1.1) Definition. One — nobody*\n\n$$\ny \\tag{1.1}\n$$\n\n*(1.1) Definition. Two — nobody*",
+            "$$\nx \\tag{1.1}\n$$\n\n*(1.1) Definition. One — nobody*\n\n"
+            "$$\ny \\tag{1.1}\n$$\n\n*(1.1) Definition. Two — nobody*",
             "",
             "two captions",
         ),
@@ -101,9 +102,13 @@ def test_agree_notices_another_function():
 
 
 # ---- notation ------------------------------------------------------------------------------------------
-WORDS = r"\\(?:operatorname|mathrm|text|mathbf|textstyle|boldsymbol|textrm)\*?\{[^{}]*\}|\\tag\{[^}]*\}|\\(?:begin|end)\{[^}]*\}(?:\{[^}]*\})?"
+WORDS = (
+    r"\\(?:operatorname|mathrm|text|mathbf|textstyle|boldsymbol|textrm)\*?\{[^{}]*\}"
+    r"|\\tag\{[^}]*\}|\\(?:begin|end)\{[^}]*\}(?:\{[^}]*\})?"
+)
 GREEK = set(
-    "alpha beta gamma Gamma delta Delta epsilon varepsilon eta theta lambda Lambda mu nu xi Xi pi Pi rho sigma Sigma tau phi Phi varphi psi Psi omega kappa chi zeta ell".split()
+    "alpha beta gamma Gamma delta Delta epsilon varepsilon eta theta lambda Lambda mu nu xi Xi pi Pi rho sigma "
+    "Sigma tau phi Phi varphi psi Psi omega kappa chi zeta ell".split()
 )
 
 
