@@ -16,6 +16,7 @@ examples:
   python -m tssa_lib val --model best.pt --data my.yaml imgsz=1280
   python -m tssa_lib predict --model best.pt --source photos/
   python -m tssa_lib export --model best.pt --format onnx imgsz=640
+  python -m tssa_lib lens --model best.pt --source photo.jpg   what TSSA sees in it: lens.html, to open in a browser
   python -m tssa_lib yolo track model=best.pt source=clip.mp4  Ultralytics' own command line, with TSSA registered
 
 `python -m tssa_lib train --help` says what each option of a command does.
@@ -114,6 +115,13 @@ def export(given: argparse.Namespace) -> None:
     print(f"wrote {write(YOLO(given.model), given.format, **_settings(given.settings))}")
 
 
+def lens(given: argparse.Namespace) -> None:
+    from tssa_lib.lens import Lens
+
+    page = Lens(given.model, given.source, given.other, imgsz=given.imgsz, conf=given.conf)
+    print(f"{page.data['sentence']}\n{page.save(given.out)}: open it in a browser")
+
+
 def yolo(words: list[str]) -> None:
     """Ultralytics' own command line in this process, where our block is registered."""
     from ultralytics.cfg import entrypoint
@@ -178,6 +186,13 @@ def _parser() -> argparse.ArgumentParser:
     one = verb("export", export, "write a checkpoint in another format")
     one.add_argument("--model", required=True, help="checkpoint")
     one.add_argument("--format", default="onnx", help="onnx, torchscript, openvino, … (default: onnx)")
+    one = verb("lens", lens, "show memberships and gates of a model on a picture, as a page to open", settings=False)
+    one.add_argument("--model", required=True, help="checkpoint of a detector with TSSA")
+    one.add_argument("--source", required=True, help="picture")
+    one.add_argument("--other", help="another picture, whose gates are tried in place of the picture's own")
+    one.add_argument("--out", default="lens.html", help="the page that is written (default: lens.html)")
+    one.add_argument("--imgsz", type=int, help="longest side in pixels (default: what the model was trained at)")
+    one.add_argument("--conf", type=float, default=0.25, help="show boxes from this confidence up (default: 0.25)")
     verbs.add_parser("yolo", help="Ultralytics' own command line, with TSSA registered", add_help=False)
     return parser
 

@@ -1,11 +1,23 @@
-"""Look inside any model that holds a TSSA: Π, second moments, gates and the rates before and after each layer.
+"""Look inside any model that holds a TSSA: tokens, Π, second moments, gates and the rates around each layer.
 
-Used by lessons 6, 8, 10 and 11. The model is not changed: hooks read each layer's input and output and
-recompute its statistics, so the output stays what it was, bit for bit.
+    with observe(model) as seen:                 # any module, any input, in training or not
+        model(x)
+    seen[0].Pi
+
+    eye = look("best.pt", "photo.jpg")           # a detector and a picture, prepared as `predict` prepares it
+    eye.picture, eye.layers[0].gates, eye.boxes
+
+Used by the views and by lessons 6, 8, 10 and 11. A model stays as it is: hooks read each layer's input and output and
+compute its statistics anew, and `look` runs the copy that Ultralytics' predictor makes.
 """
 
-from collections.abc import Iterator
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,31 +25,50 @@ import torch
 from torch import Tensor, nn
 
 from tssa_lib.photos import load_image
-from tssa_lib.tssa import TSSA, entropy, on_each_call, second_moments
+from tssa_lib.tssa import TSSA, Statistics, entropy, second_moments
 
 
 class Observation(NamedTuple):
     """What one TSSA did in one forward pass; `name` is its place in the model."""
 
     name: str
+    grid: tuple[int, int] | None  # rows and columns of the N tokens, where they come from a map
+    stride: int | None  # pixels of the model's input from one token to the next, where it has pixels
+    w: Tensor  # (B, K, N, p) projected tokens
     Pi: Tensor  # (B, K, N) memberships
     second_moments: Tensor  # (B, K, p)
     gates: Tensor  # (B, K, p)
-    grid: tuple[int, int] | None  # rows and columns of the N tokens, where they come from a map
     rate_before: Tensor  # (B,) variational rate of the layer's input, in nats, c absorbed
     rate_after: Tensor  # (B,) of input plus output, Π held fixed
+    layer: nn.Module  # the layer itself
 
     @property
     def entropy(self) -> Tensor:
-        """Mean entropy of the memberships over ln K, (B,): 0 is hard, 1 uniform."""
-        return entropy(self.Pi) / np.log(max(self.Pi.shape[1], 2))
+        """Evenness: the mean entropy of the memberships over ln K, (B,): 0 is hard, 1 uniform; 1 for one head."""
+        K = self.Pi.shape[1]
+        return entropy(self.Pi) / math.log(K) if K > 1 else torch.ones_like(self.Pi[:, 0, 0])
+
+    @property
+    def mass(self) -> Tensor:
+        """The share n_k/N of all tokens that each head holds, (B, K)."""
+        return self.Pi.mean(-1)
+
+    @property
+    def update(self) -> Tensor:
+        """−π_k D_k w_k, (B, K, N, p): what each head takes from each token, before the output map."""
+        return -self.Pi[..., None] * self.gates[..., None, :] * self.w
+
+    def only(self, b: int) -> Observation:
+        """The observation of picture b of the batch alone, B = 1."""
+        return self._replace(**{k: v[b : b + 1] for k, v in self._asdict().items() if isinstance(v, Tensor)})
 
 
 @contextmanager
 def observe(model: nn.Module) -> Iterator[list[Observation]]:
     """Collect an Observation a TSSA layer and forward pass, in the order in which they ran.
 
-    Statistics are those of evaluation, also while training. ValueError for a model without a TSSA.
+    Statistics are those of evaluation, also while training: a projection with batch norm would else count the pass
+    twice. ValueError for a model without a TSSA.
 
     >>> model = nn.Sequential(TSSA(8, 2))
     >>> with observe(model) as seen: _ = model(torch.ones(1, 5, 8))
@@ -45,57 +76,210 @@ def observe(model: nn.Module) -> Iterator[list[Observation]]:
     torch.Size([1, 2, 5])
     """
     seen: list[Observation] = []
-    maps: list[tuple[int, int]] = []  # sides of the maps that came by: the last one that fits is the tokens' grid
+    side = getattr(model, "side", 0)  # a classifier of square pictures says it
+    rows = [0]  # of the pixels that came in last
 
-    def passing(module: nn.Module, inputs: tuple) -> None:
-        if inputs and isinstance(inputs[0], Tensor) and inputs[0].ndim >= 3:
-            maps.append(tuple(inputs[0].shape[-2:]))
+    def enter(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        x = inputs[0] if inputs else None
+        rows[0] = x.shape[-2] if isinstance(x, Tensor) and (x.ndim == 4 or side) else 0
 
     def note(name: str, layer: TSSA, x: Tensor, output: Tensor) -> None:
-        Pi, s, D = layer.statistics(x)
+        w, (Pi, s, D) = layer.project(x), layer.statistics(x)
+        grid = tuple(x.shape[-2:]) if x.ndim == 4 else (side, side) if side and side**2 == Pi.shape[-1] else None
+        stride = round(rows[0] / grid[0]) if grid and rows[0] else None
         after = second_moments(layer.project(x + output), Pi, layer.mass)
-        share, N = Pi.sum(-1) / Pi.shape[-1], Pi.shape[-1]  # (B, K)
+        share = Pi.mean(-1)  # (B, K)
         before, after = (0.5 * (share * torch.log1p(layer.c * m).sum(-1)).sum(-1) for m in (s, after))
-        grid = next((g for g in reversed(maps) if g[0] * g[1] == N), None)
-        seen.append(Observation(name, Pi, s, D, grid, before, after))
+        seen.append(Observation(name, grid, stride, w, Pi, s, D, before, after, layer))
 
-    inside = {m for layer in model.modules() if isinstance(layer, TSSA) for m in layer.modules() if m is not layer}
-    handles = [
-        m.register_forward_pre_hook(passing) for m in model.modules() if m not in inside
-    ]  # hooked, a TSSA is not fast
+    handle = model.register_forward_pre_hook(enter)
     try:
-        with on_each_call(model, note):
+        with _each_call(model, note):
             yield seen
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def record(model: nn.Module) -> Iterator[dict[str, list[Statistics]]]:
+    """Record the statistics of every TSSA in `model` by module name, one entry a call; `observe` without the rates.
+
+    >>> layer = nn.Sequential(TSSA(8, 2))
+    >>> with record(layer) as tape: _ = layer(torch.ones(1, 5, 8))
+    >>> tape["0"][0].Pi.shape
+    torch.Size([1, 2, 5])
+    """
+    tape: dict[str, list[Statistics]] = {name: [] for name in layers_of(model)}
+    with _each_call(model, lambda name, layer, x, output: tape[name].append(layer.statistics(x))):
+        yield tape
+
+
+@contextmanager
+def _each_call(model: nn.Module, note: Callable[[str, TSSA, Tensor, Tensor], None]) -> Iterator[None]:
+    """Call note(name, layer, x, output) after each pass through a TSSA, without gradients, the layer in evaluation."""
+
+    def hook(name: str) -> Callable[..., None]:
+        @torch.no_grad()
+        def call(layer: TSSA, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            modes = {m: m.training for m in layer.modules()}
+            layer.eval()
+            try:
+                note(name, layer, inputs[0], output)
+            finally:
+                for m, training in modes.items():
+                    m.training = training
+
+        return call
+
+    handles = [m.register_forward_hook(hook(name)) for name, m in layers_of(model).items()]
+    try:
+        yield
     finally:
         for h in handles:
             h.remove()
 
 
-def look(model: Any, image: Any, size: int | tuple[int, int] = 320) -> tuple[np.ndarray, list[Observation]]:
-    """Run a model on one picture and observe it: (the picture as the model saw it, its observations).
+def layers_of(model: nn.Module) -> dict[str, TSSA]:
+    """Every TSSA of a model by its name, in the model's order. ValueError for a model without one."""
+    layers = {name: m for name, m in model.named_modules() if isinstance(m, TSSA)}
+    if not layers:
+        raise ValueError(f"expected a model that holds a TSSA layer, got {type(model).__name__} without one")
+    return layers
 
-    `model` is an Ultralytics YOLO or a module that takes (1, 3, H, W) in [0, 1], or (1, H, W) grey if it has a
-    `side`. `image` is anything `photos.load_image` reads. `size` is the longest side, rounded to multiples of
-    32, or (H, W) exactly.
+
+# ---- a model and a picture ----------------------------------------------------------------------------
+class Look(NamedTuple):
+    """One picture as a model saw it, and what its TSSA layers did."""
+
+    picture: np.ndarray  # (H, W, 3) RGB in [0, 1], the model's input: scaled and padded
+    photo: np.ndarray  # (h, w, 3) RGB uint8, as it came
+    layers: list[Observation]  # in the order in which they ran, B = 1
+    boxes: np.ndarray  # (n, 6) detections: x0, y0, x1, y1 in pixels of `picture`, confidence, class
+    names: dict[int, str]  # of the classes
+    scores: np.ndarray | None  # (classes,) probabilities, of a classifier
+
+    @property
+    def inner(self) -> tuple[int, int, int, int]:
+        """Where the photo lies in the padded picture: x0, y0, x1, y1 in pixels of `picture`, as LetterBox puts it."""
+        (H, W), (h, w) = self.picture.shape[:2], self.photo.shape[:2]
+        gain = min(H / h, W / w)
+        tall, wide = max(round(h * gain), 1), max(round(w * gain), 1)
+        left, top = round((W - wide) / 2 - 0.1), round((H - tall) / 2 - 0.1)
+        return left, top, left + wide, top + tall
+
+
+class Observer:
+    """A model made ready to look at pictures as Ultralytics' `predict` would; `look` is the short form.
+
+    model: a YOLO, its network, a checkpoint's path, any module that takes (B, 3, H, W) in [0, 1], or a classifier of
+    grey squares (B, side, side) that has a `side`. `imgsz`: the longest side in pixels, or (H, W); by default the size
+    that the model was trained at. `conf`: boxes from this confidence up. `network` is the copy that runs and may be
+    altered; the model is never touched. ValueError for a model without a TSSA, TypeError for what is no model.
     """
-    module = (
-        model.model if hasattr(model, "predictor") else model
-    )  # a YOLO wraps its network, which has a .model as well
-    picture = load_image(image)
-    if side := getattr(module, "side", None):
-        size = (side, side)
-    if isinstance(size, int):
-        scale = size / max(picture.shape[:2])
-        size = tuple(max(32, round(n * scale / 32) * 32) for n in picture.shape[:2])
-    weight = next(module.parameters())
-    x = torch.tensor(picture, dtype=weight.dtype, device=weight.device).permute(2, 0, 1)[None] / 255
-    x = nn.functional.interpolate(x, size=size, mode="bilinear", antialias=True)
-    shown = x[0].permute(1, 2, 0).float().cpu().numpy().clip(0, 1)
-    training = module.training
-    module.eval()
-    try:
-        with observe(module) as seen, torch.no_grad():
-            module(x.mean(1) if side else x)
-    finally:
-        module.train(training)
-    return shown, seen
+
+    def __init__(self, model: Any, imgsz: int | tuple[int, int] | None = None, conf: float = 0.25):
+        if isinstance(model, (str, Path)):
+            from tssa_lib.yolo import YOLO
+
+            if Path(model).suffix == ".pt" and not Path(model).is_file():
+                raise FileNotFoundError(f"expected a checkpoint, got {model}: there is no such file")
+            model = YOLO(model)
+        wrapped = hasattr(model, "predictor")  # a YOLO wraps its network, which has a .model as well
+        module = model.model if wrapped else model
+        if not isinstance(module, nn.Module):
+            raise TypeError(f"expected a YOLO, a module or a checkpoint's path, got {type(model).__name__}")
+        layers_of(module)
+        self.side = getattr(module, "side", 0)
+        if self.side:
+            self.network = copy.deepcopy(module).eval()
+            return
+        from ultralytics.models.yolo.detect import DetectionPredictor
+
+        from tssa_lib.yolo import tasks  # makes Ultralytics quiet before anything else of it is imported
+
+        class Bare(DetectionPredictor):
+            """For a module that is no detector: prepares the picture, leaves the output alone."""
+
+            def postprocess(self, preds: Any, img: Tensor, orig_imgs: list[np.ndarray], **kwargs: Any) -> list[Any]:
+                return self.construct_results([torch.zeros(0, 6)] * len(orig_imgs), img, orig_imgs)
+
+        kind = DetectionPredictor if isinstance(module, tasks.BaseModel) else Bare
+        trained = getattr(module, "args", {})
+        trained = trained if isinstance(trained, dict) else vars(trained)
+        settings = dict(conf=conf, batch=1, save=False, verbose=False, mode="predict", rect=True)
+        size = {"imgsz": imgsz or trained.get("imgsz") or 640}
+        self.predictor = (model._smart_load("predictor") if wrapped else kind)(overrides=size | settings)
+        self.predictor.setup_model(module, verbose=False)  # copies and fuses
+        self.predictor.done_warmup = True  # else a GPU would see the first picture more than once
+        self.network = self.predictor.model.model
+
+    def __call__(self, images: Any) -> list[Look]:
+        """A Look a picture: a path, folder, URL, PIL image, BGR array (H, W, 3), Results, or a list of these."""
+        images = images if isinstance(images, (list, tuple)) else [images]
+        see = self._squares if self.side else self._pictures
+        return [look for image in images for look in see(getattr(image, "orig_img", image))]
+
+    def _pictures(self, image: Any) -> list[Look]:
+        if isinstance(image, np.ndarray) and image.dtype not in (np.uint8, np.uint16):
+            raise ValueError(f"expected an array of uint8 in BGR order, as OpenCV reads it, got {image.dtype}")
+        batches: list[tuple[Tensor, Any, list[Observation]]] = []
+
+        def passed(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            batches.append((inputs[0], output, seen[:]))
+            seen.clear()
+
+        with observe(self.network) as seen:
+            handle = self.network.register_forward_hook(passed)
+            try:
+                results = iter(self.predictor(str(image) if isinstance(image, Path) else image))
+            finally:
+                handle.remove()
+        looks = []
+        for x, output, layers in batches:
+            flat = isinstance(output, Tensor) and output.ndim == 2  # a classifier's logits
+            for b, (pixels, result) in enumerate(zip(x.float().cpu().permute(0, 2, 3, 1).numpy(), results)):
+                photo = np.ascontiguousarray(result.orig_img[..., ::-1])
+                probs = output[b].float().softmax(-1) if flat else getattr(result.probs, "data", None)
+                look = Look(pixels, photo, [_free(o, b) for o in layers], np.zeros((0, 6)), dict(result.names),
+                            None if probs is None else probs.cpu().numpy())  # fmt: skip
+                looks.append(look._replace(boxes=_placed(result, look)))
+        return looks
+
+    def _squares(self, image: Any) -> list[Look]:
+        photo = load_image(image)
+        x = torch.tensor(photo).permute(2, 0, 1)[None].float() / 255
+        x = nn.functional.interpolate(x, size=(self.side, self.side), mode="bilinear", antialias=True)
+        weight = next(self.network.parameters())
+        with torch.no_grad(), observe(self.network) as seen:
+            output = self.network(x.mean(1).to(weight))
+        scores = output[0].float().softmax(-1).cpu().numpy()
+        picture = x[0].permute(1, 2, 0).numpy().clip(0, 1)
+        return [Look(picture, photo, [o.only(0) for o in seen], np.zeros((0, 6)), {}, scores)]
+
+
+def look(model: Any, image: Any, imgsz: int | tuple[int, int] | None = None) -> Look | list[Look]:
+    """Run a model on a picture, prepared as `predict` prepares it, and observe it; on a list, a list of Looks.
+
+    model and image as in `Observer`; `imgsz` by default the size that the model was trained at.
+    """
+    looks = Observer(model, imgsz)(image)
+    return looks[0] if len(looks) == 1 and not isinstance(image, (list, tuple)) else looks
+
+
+def _free(o: Observation, b: int) -> Observation:
+    """Picture b of the batch, as tensors that autograd may use: the predictor's are inference tensors."""
+    with torch.inference_mode(False):
+        o = o.only(b)
+        return o._replace(**{k: v.clone() for k, v in o._asdict().items() if isinstance(v, Tensor)})
+
+
+def _placed(result: Any, look: Look) -> np.ndarray:
+    """The boxes of a result, from pixels of the photo to pixels of the model's picture."""
+    if result.boxes is None or not len(result.boxes):
+        return np.zeros((0, 6))
+    boxes = result.boxes.data[:, [0, 1, 2, 3, -2, -1]].cpu().double().numpy()
+    x0, y0, x1, y1 = look.inner
+    h, w = look.photo.shape[:2]
+    gain = np.array([(x1 - x0) / w, (y1 - y0) / h] * 2)
+    boxes[:, :4] = boxes[:, :4] * gain + [x0, y0, x0, y0]
+    return boxes

@@ -1,34 +1,99 @@
 """Every figure of the lessons: pure functions from arrays to a matplotlib Figure, and nothing else.
 
 Each takes `ax` to draw into one panel of a `row`, and returns the Figure. Colours are Okabe and Ito's, maps
-are perceptually uniform: both can be read by colour-blind people. Show a figure with `lessons.show`.
+are perceptually uniform: both can be read by colour-blind people. Figures are objects: pyplot keeps none of them. As a
+cell's last line one shows itself, with `digest` as its alternative text; lessons show theirs with `kit.show`.
 
 >>> left, right = row(2)
 >>> fig = lines([0, 1], {"gate": [1, 0.5]}, title="D", xlabel="s", ylabel="D(s)", ax=left)
 """
 
+import base64
+import html
+import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.collections import EllipseCollection
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import EllipseCollection, PathCollection
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
-COLORS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000"]
+COLORS = ["#0072B2", "#E69F00", "#009E73", "#000000", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442"]
 DASHES = ["-", "--", "-.", ":"]
+MARKERS = "osD^vPX*"  # the second cue of a curve, beside its dashes
 
 
 def _np(a: Any) -> np.ndarray:
     return np.asarray(a.detach().cpu() if hasattr(a, "detach") else a)
 
 
+class Drawing(Figure):
+    """A figure that belongs to nobody but its holder, and that a notebook shows once."""
+
+    def _repr_html_(self) -> str:
+        return img(self, digest(self))
+
+
+def img(fig: Figure, alt: str) -> str:
+    """A figure as an HTML image with alternative text, the one place where browsers look for it."""
+    return f'<img alt="{html.escape(alt)}" src="{data_url(fig)}">'
+
+
+def data_url(fig: Figure, dpi: int = 100, kind: str = "png") -> str:
+    """A figure as a picture in a data URL, "png" or, smaller where there are photos, "jpeg"."""
+    buffer = io.BytesIO()
+    settings = {"metadata": {"Software": None}} if kind == "png" else {"pil_kwargs": {"quality": 80}}
+    fig.savefig(buffer, format=kind, dpi=dpi, bbox_inches="tight", **settings)
+    return f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def digest(fig: Figure) -> str:
+    """What is drawn, in a line, read from the artists: a panel's title, how many of what, and their values.
+
+    >>> digest(lines([0, 1], {"gate": [1, 0.5]}, title="D", xlabel="s", ylabel="D(s)"))
+    'D: 1 line, 0.5 to 1'
+    """
+    return "; ".join(filter(None, map(_panel, fig.axes)))
+
+
+def _panel(ax: Axes) -> str:
+    curves = [line.get_ydata() for line in ax.lines if line.get_transform() is ax.transData]
+    maps = [im.get_array() for im in ax.images]
+    rgb, maps = [m for m in maps if m.ndim == 3], [m for m in maps if m.ndim == 2]
+    dots = [c.get_offsets() for c in ax.collections if isinstance(c, PathCollection)]
+    heights = [[bar.get_height() for bar in group] for group in ax.containers if hasattr(group, "patches")]
+    found = [
+        _kind("line", len(curves), curves),
+        _kind("point", sum(map(len, dots)), [np.asarray(d)[:, -1] for d in dots]),
+        _kind("bar", sum(map(len, heights)), heights),
+        *(f"map {m.shape[0]} × {m.shape[1]}, {_extent([m.ravel()])}" for m in maps),
+        *(f"picture {m.shape[0]} × {m.shape[1]}" for m in rgb),
+    ]
+    found = [f for f in found if f]
+    title = ax.get_title() or ax.get_xlabel()
+    return f"{title}: {', '.join(found)}" if found and title else ", ".join(found) if title or not maps else ""
+
+
+def _kind(name: str, count: int, values: Sequence[Any]) -> str:
+    return f"{count} {name}{'s' * (count > 1)}, {_extent(values)}" if count else ""
+
+
+def _extent(values: Sequence[Any]) -> str:
+    """The smallest and the largest finite value drawn, to two digits: the same on every machine."""
+    flat = np.concatenate([np.ma.filled(np.ma.asarray(v, float), np.nan).ravel() for v in values])
+    flat = flat[np.isfinite(flat)]
+    return f"{flat.min():.2g} to {flat.max():.2g}" if len(flat) else "no finite value"
+
+
 def row(
     columns: int, width: float = 4.2, height: float = 3.4, *, rows: int = 1, three_d: Sequence[int] = ()
 ) -> list[Axes]:
     """Panels side by side (and in `rows`); the panels listed in `three_d` are three-dimensional."""
-    fig = plt.figure(figsize=(width * columns, height * rows), layout="constrained")
+    fig = Drawing(figsize=(width * columns, height * rows), layout="constrained")
+    FigureCanvasAgg(fig)
     return [
         fig.add_subplot(rows, columns, i + 1, projection="3d" if i in three_d else None) for i in range(rows * columns)
     ]
@@ -61,10 +126,10 @@ def lines(
         ax.plot(
             _np(xs),
             _np(ys),
-            DASHES[i // len(COLORS) % 4],
+            DASHES[i % 4],
             color=COLORS[i % len(COLORS)],
             label=label,
-            marker="o" if markers else None,
+            marker=MARKERS[i % len(MARKERS)] if markers else None,
             markersize=4,
         )
     for draw, marks in ((ax.axhline, hlines), (ax.axvline, vlines)):
@@ -73,7 +138,7 @@ def lines(
     ax.set(xscale=xscale, yscale=yscale)
     ax.grid(alpha=0.25)
     if len(series) + len(hlines) + len(vlines) > 1:
-        ax.legend(fontsize=8)
+        ax.legend(fontsize=10)
     return ax.figure
 
 
@@ -140,7 +205,7 @@ def points(
     ax.axhline(0, color="0.8", zorder=0), ax.axvline(0, color="0.8", zorder=0)
     if equal:
         ax.set_aspect("equal", "datalim")
-    ax.legend(fontsize=8)
+    ax.legend(fontsize=10)
     return ax.figure
 
 
@@ -212,11 +277,11 @@ def bars(
     for i, (label, at) in enumerate(hlines.items()):
         ax.axhline(at, color="0.35", linestyle=["--", ":", "-."][i % 3], linewidth=1.2, label=label)
     long = max(map(len, names)) > 8 and len(names) > 3
-    ax.set_xticks(range(len(names)), names, rotation=30 if long else 0, ha="right" if long else "center", fontsize=8)
+    ax.set_xticks(range(len(names)), names, rotation=30 if long else 0, ha="right" if long else "center", fontsize=9)
     ax.set_yscale(yscale)
     ax.grid(axis="y", alpha=0.25)
     if len(series) + len(hlines) > 1:
-        ax.legend(fontsize=8)
+        ax.legend(fontsize=10)
     return ax.figure
 
 
@@ -261,16 +326,14 @@ def detections(
     figure = pictures(images, titles, columns=columns, size=size)
     for ax, corners, words in zip(figure.axes, boxes, labels):
         for (x0, y0, x1, y1), word in zip(_np(corners), words):
-            ax.add_patch(
-                plt.Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, color="#F0E442", linewidth=1.5)
-            )
+            ax.add_patch(Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, color="#F0E442", linewidth=1.5))
             ax.text(
                 x0,
                 y0 - 2,
                 word,
                 color="black",
                 backgroundcolor="#F0E442",
-                fontsize=6,
+                fontsize=8,
                 va="bottom",
                 bbox={"pad": 0.8, "color": "#F0E442"},
             )
@@ -306,58 +369,74 @@ def simplex(Pi: Any, groups: Any = None, *, title: str, names: Sequence[str] = (
     return ax.figure
 
 
-# ---- one call from a picture: what a model's TSSA sees in it ----------------------------------------------
-def memberships(model: Any, image: Any, *, layer: int = -1, size: int | tuple[int, int] = 320) -> Figure:
-    """The K membership maps of a model's TSSA over a picture, on one scale, and each token's most likely group.
+# ---- maps of tokens over a picture --------------------------------------------------------------------
+def faded(picture: Any) -> np.ndarray:
+    """A picture (H, W, 3) in [0, 1] or uint8 in pale grey, so that colour laid over it is what one sees."""
+    p = _np(picture).astype(float)
+    grey = (p / 255 if p.max() > 1 else p) @ [0.299, 0.587, 0.114]
+    return np.repeat(0.4 + 0.55 * grey[..., None], 3, axis=2)
 
-    `model` and `image` as in `observe.look`; `layer` counts the TSSA layers in the order in which they run.
+
+def overlay(picture: Any, alpha: Any, color: str, *, title: str, boxes: Any = (), ax: Axes | None = None) -> Figure:
+    """One colour over a picture (H, W, 3) that has been faded; `alpha` (rows, columns) in [0, 1] says how much of it.
+
+    `boxes` (n, >= 4): x0, y0, x1, y1 in pixels of the picture.
     """
-    from tssa_lib.observe import look
-
-    picture, seen = look(model, image, size)
-    o = seen[layer]
-    if o.grid is None:
-        raise ValueError(f"expected tokens that come from a map, got {o.Pi.shape[-1]} tokens of {o.name} that fit none")
-    maps = _np(o.Pi[0].float()).reshape(-1, *o.grid)
-    titles = ["picture", "most likely head"] + [f"head {k + 1}" for k in range(len(maps))]
-    fig = pictures(
-        [picture, group_map(maps.argmax(0)), *maps], titles, columns=min(len(titles), 6), unit="membership Π"
-    )
-    for ax in fig.axes[1 : len(titles)]:  # the maps in the picture's proportions, whatever the grid's
-        ax.set_aspect(picture.shape[0] / picture.shape[1] * o.grid[1] / o.grid[0])
-    fig.suptitle(
-        f"{o.name}: {o.grid[0]}×{o.grid[1]} tokens, entropy of Π {o.entropy.item():.3f} (0 hard, 1 uniform)",
-        fontsize=10,
-    )
-    return fig
+    ax = ax or row(1)[0]
+    picture, alpha = _np(picture), _np(alpha).astype(float).clip(0, 1)
+    ax.imshow(faded(picture))
+    rgb = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    layer = np.concatenate([np.broadcast_to(rgb, (*alpha.shape, 3)), alpha[..., None]], axis=2)
+    ax.imshow(layer, extent=_frame(picture), interpolation="nearest")
+    return _framed(ax, picture, boxes, title)
 
 
-def gate_maps(model: Any, image: Any, *, size: int | tuple[int, int] = 320) -> Figure:
-    """The gates D = 1/(1 + s) of every TSSA in a model for one picture: a row a layer and head, a column a coordinate."""
-    from tssa_lib.observe import look
+def shaded(picture: Any, values: Any, *, title: str, unit: str, boxes: Any = (), ax: Axes | None = None) -> Figure:
+    """A map of values (rows, columns) from 0 up, in the proportions of a picture, with its colour bar."""
+    ax, picture = ax or row(1)[0], _np(picture)
+    values = _np(values).astype(float)
+    top, frame = max(values.max(), 1e-12), _frame(picture)
+    im = ax.imshow(values, cmap="cividis", vmin=0, vmax=top, extent=frame, interpolation="nearest")
+    ax.figure.colorbar(im, ax=ax, label=unit, shrink=0.7)
+    return _framed(ax, picture, boxes, title)
 
-    _, seen = look(model, image, size)
-    axes = row(1, 6.4, 0.5 + 0.22 * sum(o.gates.shape[1] for o in seen) + 1)
-    D = np.concatenate(
-        [
-            np.pad(
-                _np(o.gates[0].float()),
-                ((0, 0), (0, max(s.gates.shape[2] for s in seen) - o.gates.shape[2])),
-                constant_values=np.nan,
-            )
-            for o in seen
-        ]
-    )
-    fig = heat(
-        D,
-        title="Gates D by layer and head",
-        xlabel="coordinate of the head",
-        ylabel="layer.head",
-        unit="D",
-        vmin=0,
-        vmax=1,
-        ax=axes[0],
-    )
-    names = [f"{i + 1}.{k + 1}" for i, o in enumerate(seen) for k in range(o.gates.shape[1])]
-    axes[0].set_yticks(range(len(names)), names, fontsize=7)
-    return fig
+
+def outlined(picture: Any, values: Any, level: float, color: str, *, title: str, boxes: Any = (),
+             ax: Axes | None = None) -> Figure:  # fmt: skip
+    """A picture as it is, its boxes, and the line around the tokens whose value (rows, columns) is above `level`."""
+    ax, picture, values = ax or row(1)[0], _np(picture), _np(values).astype(float)
+    ax.imshow(picture)
+    (H, W), (rows, columns) = picture.shape[:2], values.shape
+    x, y = ((np.arange(n) + 0.5) * size / n - 0.5 for n, size in ((columns, W), (rows, H)))  # the tokens' centres
+    if min(rows, columns) > 1 and values.min() < level < values.max():
+        for stroke, width in (("white", 3.2), (color, 1.8)):
+            ax.contour(x, y, values, [level], colors=stroke, linewidths=width)
+    return _framed(ax, picture, boxes, title)
+
+
+def gate_bars(D: Any, *, title: str, colors: Sequence[str] = COLORS, ax: Axes | None = None) -> Figure:
+    """Gates D (K, p) of the K heads side by side, each head's sorted, in its colour, with its mean."""
+    ax, D = ax or row(1, 9, 2.6)[0], -np.sort(-_np(D).astype(float), axis=1)
+    K, p = D.shape
+    for k, gates in enumerate(D):
+        at = k * (p + max(2, p // 6)) + np.arange(p)
+        color = colors[k % len(colors)]
+        ax.bar(at, gates, 0.85, color=color, label=f"head {k + 1}")
+        ax.text(at.mean(), 1.04 * max(1.0, D.max()), f"head {k + 1}: mean {gates.mean():.2f}", ha="center", fontsize=9)
+    ax.set(title=title, ylabel="gate D", ylim=(0, 1.18 * max(1.0, D.max())), xticks=[])
+    ax.set_xlabel("coordinates of each head, sorted: high is taken away, low is kept")
+    return ax.figure
+
+
+def _frame(picture: np.ndarray) -> tuple[float, float, float, float]:
+    return -0.5, picture.shape[1] - 0.5, picture.shape[0] - 0.5, -0.5
+
+
+def _framed(ax: Axes, picture: np.ndarray, boxes: Any, title: str) -> Figure:
+    for x0, y0, x1, y1, *_ in boxes:
+        for color, width in (("white", 2.2), ("0.15", 0.9)):
+            ax.add_patch(Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, color=color, linewidth=width))
+    ax.set(xlim=(-0.5, picture.shape[1] - 0.5), ylim=(picture.shape[0] - 0.5, -0.5), aspect="equal")
+    ax.set_title(title, fontsize=10)
+    ax.set_axis_off()
+    return ax.figure

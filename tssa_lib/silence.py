@@ -44,7 +44,8 @@ def _constant(layer: TSSA, w: Tensor, found: Statistics) -> Statistics:
     return found._replace(gates=found.gates.mean((0, 2), keepdim=True).expand_as(found.gates))
 
 
-INTERVENTIONS: dict[str, Callable[[TSSA, Tensor, Statistics], Statistics]] = {
+Change = Callable[[TSSA, Tensor, Statistics], Statistics]
+INTERVENTIONS: dict[str, Change] = {
     "silenced": _silenced,
     "uniform": _uniform,
     "swapped": _swapped,
@@ -63,12 +64,13 @@ def tssa_layers(model: nn.Module) -> dict[str, TSSA]:
 
 
 @contextmanager
-def intervene(model: nn.Module, what: str, layers: Sequence[str] | None = None) -> Iterator[list[str]]:
+def intervene(model: nn.Module, what: str | Change, layers: Sequence[str] | None = None) -> Iterator[list[str]]:
     """Change what the TSSA layers of a model answer, for as long as the context lasts.
 
     model: any module, or an Ultralytics YOLO, run eagerly (not exported, not under `torch.compile`). what: a name of
-    `INTERVENTIONS`. layers: names as in `tssa_layers`, default all of them. Yields the names of the changed layers.
-    Weights are never touched, and afterwards the layers answer as before, bit for bit, also when an error ends it.
+    `INTERVENTIONS`, or a function of the layer, w and its statistics that returns others. layers: names as in
+    `tssa_layers`, default all of them. Yields the names of the changed layers. Weights are never touched, and
+    afterwards the layers answer as before, bit for bit, also when an error ends it.
 
     `ValueError` for another intervention, for a model without such a layer, for layers that it doesn't have, and,
     while the model runs, for "swapped" on a batch of one.
@@ -78,7 +80,7 @@ def intervene(model: nn.Module, what: str, layers: Sequence[str] | None = None) 
     >>> torch.allclose(y, layer.to_out[0].bias.expand_as(y))
     True
     """
-    if what not in INTERVENTIONS:
+    if not callable(what) and what not in INTERVENTIONS:
         raise ValueError(f"expected an intervention of {', '.join(INTERVENTIONS)}, got {what!r}")
     found = tssa_layers(model)
     if not found:
@@ -91,7 +93,7 @@ def intervene(model: nn.Module, what: str, layers: Sequence[str] | None = None) 
     try:
         for layer in changed:
             layer.fast = False  # which computes the update without asking for statistics
-            layer._statistics = _changed(layer, INTERVENTIONS[what])
+            layer._statistics = _changed(layer, what if callable(what) else INTERVENTIONS[what])
         yield names
     finally:
         for layer, own in zip(changed, before):
@@ -100,7 +102,7 @@ def intervene(model: nn.Module, what: str, layers: Sequence[str] | None = None) 
             layer.__dict__.update(own)
 
 
-def _changed(layer: TSSA, change: Callable[[TSSA, Tensor, Statistics], Statistics]) -> Callable[[Tensor], Statistics]:
+def _changed(layer: TSSA, change: Change) -> Callable[[Tensor], Statistics]:
     own = layer._statistics
 
     def statistics(w: Tensor) -> Statistics:

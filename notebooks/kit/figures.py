@@ -1,19 +1,19 @@
-"""Figures of a lesson: a picture with alt text and the line of its digest."""
+"""Figures of a lesson: a picture with alternative text, and under it the line that says what was drawn."""
 
-import io
+import html
 from typing import Any
 
+from IPython.display import display
 
-def show(fig: Any, alt: str, digest: str) -> None:
-    """Show a matplotlib figure as a picture with alt text, and print its digest: the line a test compares.
+from tssa_lib import plots
 
-    The digest is computed from what is drawn, rounded so that it is the same on every machine.
+
+def show(fig: Any, alt: str, digest: str | None = None) -> None:
+    """Show a figure with alternative text where browsers look for it, and under it what it shows.
+
+    The line under the figure is `digest`, or is read from the artists drawn; `nbval` compares it. It is part of the
+    same output: printed, it would move above the figure together with what the cell printed before.
     """
-    import matplotlib.pyplot as plt
-    from IPython.display import Image, display
-
-    buffer = io.BytesIO()
-    fig.savefig(buffer, format="png", dpi=100, bbox_inches="tight", metadata={"Software": None})
-    plt.close(fig)
-    display(Image(data=buffer.getvalue(), format="png", alt=alt))
-    print(f"In the figure: {digest}")
+    line = f"In the figure: {digest or plots.digest(fig)}"
+    picture = f'{plots.img(fig, alt)}<div style="font-size:90%">{html.escape(line)}</div>'
+    display({"text/html": picture, "text/plain": line}, raw=True)
