@@ -15,6 +15,8 @@ import base64
 import hashlib
 import html
 import json
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,6 +77,194 @@ class View:
             encoding="utf-8",
         )
         return path
+
+
+# ---- lesson 1 ---------------------------------------------------------------------------------------
+def balls(
+    tokens: Tensor, *, eps2: float = 0.1, groups: Sequence[int] = (), names: str = NAMES, picture: Any = None
+) -> View:
+    """Balls and bits: tokens (N, 2) to drag, the ellipse where they live full of balls of precision ε, the coding rate.
+
+    Exactly e^R balls are drawn, the last one as faint as its share. `groups` (N) only colours the tokens.
+
+    Try: halve ε (ε² to a quarter) and read the bits; press the tokens onto a line and do it again.
+    Predict: how many more bits does half the ε cost in the plane, and how many on a line?
+    You saw: nearly two bits more in the plane and nearly one on a line, so at fine precision the rate counts the
+    dimensions that the tokens fill.
+
+    >>> balls(torch.eye(2))
+    View(name='balls')
+    """
+    x = _tokens(tokens)
+    groups = [int(k) for k in groups] or [0] * len(x)
+    if len(groups) != len(x):
+        raise ValueError(f"expected a group for each of {len(x)} tokens, got {len(groups)}")
+    data = {
+        "title": "How many balls fit where the tokens live?",
+        "hint": "Drag the tokens (or focus one and use the arrow keys) and slide the precision ε².",
+        "names": _names(names, len(x)),
+        "groups": groups,
+        "reach": _reach(x),
+        "state": {"tokens": _rows(x), "eps2": _precision(eps2, 0.02, 8)},
+    }
+    says = (
+        "An interactive view: tokens in the plane, the ellipse where they live filled with balls of precision ε, and "
+        "the coding rate in bits. The more balls fit, the more yes/no questions it takes to name one."
+    )
+    return View("balls", data, says, picture)
+
+
+# ---- lesson 2 ---------------------------------------------------------------------------------------
+def climb(
+    tokens: Tensor | None = None,
+    groups: Sequence[int] = (0, 0, 0, 1, 1, 1),
+    *,
+    eps2: float = 0.1,
+    factor: float = 4.0,
+    steps: int = 40,
+    names: str = NAMES,
+    picture: Any = None,
+) -> View:
+    """The climb on ΔR with unit tokens (N, 2) in two groups: converges for short steps, a 2-cycle for long ones.
+
+    One step is `factor` times the safe step 8n/(9c) along the gradient, then back to the circle. Tokens are scaled to
+    unit length; without any, six stand mixed up on the circle.
+
+    Try: press "climb" at 1 ×, then slide the step up to 4 × and climb again.
+    Predict: the curve of ΔR settles in both cases; have the tokens come to rest?
+    You saw: up to twice the safe step (the theorem promises one) the groups come to rest at right angles; from about
+    2.5 × on the curve settles below its maximum while every token jumps to and fro between two places for ever.
+
+    >>> climb()
+    View(name='climb')
+    """
+    if tokens is None:
+        angles = torch.tensor([20.0, 75.0, 140.0, 50.0, 110.0, 170.0], dtype=torch.float64).deg2rad()
+        tokens = torch.stack([angles.cos(), angles.sin()], 1)
+    x, groups = _tokens(tokens), [int(k) for k in groups]
+    if len(groups) != len(x) or sorted(set(groups)) != [0, 1]:
+        raise ValueError(f"expected groups 0 and 1, one for each of {len(x)} tokens, got {groups}")
+    if (x.norm(dim=1) == 0).any():
+        raise ValueError("expected tokens that can be scaled to unit length, got one at the origin")
+    if not 0.25 <= factor <= 16:
+        raise ValueError(f"expected a factor from 0.25 to 16, where the slider goes, got {factor}")
+    least = 0.02
+    data = {
+        "title": "Climb the rate reduction: does it arrive?",
+        "hint": "Slide the step and press climb; drag where the tokens start, or step through the iterations.",
+        "names": _names(names, len(x)),
+        "groups": groups,
+        "steps": int(steps),
+        "least": least,
+        "state": {
+            "tokens": _rows(torch.nn.functional.normalize(x, dim=1)),
+            "eps2": _precision(eps2, least, 1),
+            "factor": float(factor),
+            "at": int(steps),
+        },
+    }
+    says = (
+        "An interactive view: two groups of tokens climb the rate reduction on the circle. Short steps end with the "
+        "groups at right angles, long ones in a 2-cycle in which every token jumps to and fro."
+    )
+    return View("climb", data, says, picture)
+
+
+# ---- lesson 3 ---------------------------------------------------------------------------------------
+def sign(
+    tokens: Tensor,
+    U: Tensor | None = None,
+    *,
+    eps2: float = 0.5,
+    stage: str = "difference",
+    groups: Sequence[int] = (),
+    names: str = NAMES,
+    picture: Any = None,
+) -> View:
+    """From the exact step of compression to MSSA: tokens (N, 2), arrows by stage, and the cosine against ε².
+
+    U (K, 2, p) orthonormal frames, the two axes if not given. `stage` is "difference" (I − βG, eq. 3.5), "softmax"
+    (MSSA − Z, eq. 3.13) or "built" (MSSA alone); the arrows are in units of β, as in the lesson.
+
+    Try: slide ε² from coarse to fine with the difference, then switch to the softmax and slide again.
+    Predict: at which x = βσ² does an arrow turn around, and does the softmax turn, too?
+    You saw: the difference stretches a direction as soon as its x passes 1 and then points uphill; the softmax, which
+    knows no ε, keeps the direction of the step, and the layer as built points uphill at every precision.
+
+    >>> sign(torch.eye(2))
+    View(name='sign')
+    """
+    x = _tokens(tokens)
+    U = torch.eye(2).reshape(2, 2, 1) if U is None else U
+    groups = [int(k) for k in groups] or [0] * len(x)
+    if U.ndim != 3 or U.shape[1] != 2 or len(groups) != len(x):
+        raise ValueError(f"expected U (K, 2, p) and {len(x)} groups, got {tuple(U.shape)} and {len(groups)} groups")
+    if stage not in ("difference", "softmax", "built"):
+        raise ValueError(f'expected stage "difference", "softmax" or "built", got {stage!r}')
+    span = [0.05, 100.0]
+    data = {
+        "title": "From the exact step to attention: where does the sign flip?",
+        "hint": "Slide the precision ε², choose a stage, drag the tokens (or focus one and use the arrow keys).",
+        "names": _names(names, len(x)),
+        "groups": groups,
+        "U": _rows(U),
+        "reach": round(1.3 * _reach(x), 2),
+        "span": span,
+        "state": {"tokens": _rows(x), "eps2": _precision(eps2, *span), "stage": stage},
+    }
+    says = (
+        "An interactive view: the exact compression step on tokens in the plane and the stages that turn it into "
+        "attention. The first approximation points uphill at fine precision, the softmax mends it."
+    )
+    return View("sign", data, says, picture)
+
+
+# ---- lesson 4 ---------------------------------------------------------------------------------------
+def basis(
+    tokens: Tensor,
+    *,
+    turn: float = 30.0,
+    eps2: float = 0.1,
+    angle: float = -20.0,
+    head: str = "both",
+    picture: Any = None,
+) -> View:
+    """Turn a basis over a tilted ellipse of tokens (N, 2): the box of the code, its gates, the bits that it loses.
+
+    The tokens are first turned by `turn` degrees, so that no axis is right by accident. `angle` is that of u₁, in
+    degrees; `head` is "both" (p = d), "one" (p = 1, the plain bound) or "corrected" (p = 1 with (4.27)'s term).
+
+    Try: turn u₁ until no bit is lost, then let the head code one direction only and turn again.
+    Predict: at which angle does the box fit, and can the code of one direction cost less than the truth?
+    You saw: in the eigenbasis the box hugs the ellipse and no bit is lost; with p = 1 the plain value falls below the
+    true rate at every angle, because the ellipse sticks out of the box, and the corrected one never does.
+
+    >>> basis(torch.eye(2))
+    View(name='basis')
+    """
+    x, a = _tokens(tokens), math.radians(turn)
+    x = x @ x.new_tensor([[math.cos(a), math.sin(a)], [-math.sin(a), math.cos(a)]])  # rows turned by a
+    if head not in ("both", "one", "corrected"):
+        raise ValueError(f'expected head "both", "one" or "corrected", got {head!r}')
+    least = 0.02
+    lam = torch.linalg.eigvalsh(x.T @ x / len(x)).clamp_min(0)  # (2,), smallest first
+    noisy = 1 + 2 / least * lam
+    top = torch.log2(noisy.mean() / noisy.prod().sqrt()).item()  # bits lost at 45°
+    data = {
+        "title": "Code each coordinate alone: which basis?",
+        "hint": "Drag u₁ around (or focus it and use the arrow keys), then choose what the head codes.",
+        "names": [],
+        "tokens": _rows(x),
+        "reach": _reach(x),
+        "least": least,
+        "span": [round(-1.1 * torch.log2(noisy.max()).item() / 2, 2), round(max(1.25 * top, 0.5), 2)],
+        "state": {"angle": float(angle), "eps2": _precision(eps2, least, 2), "head": head},
+    }
+    says = (
+        "An interactive view: an ellipse of tokens and the box that a code of single coordinates reserves for it, in a "
+        "basis that turns. In the eigenbasis no bit is lost; a head of one direction falls below the true rate."
+    )
+    return View("basis", data, says, picture)
 
 
 # ---- lesson 5 ---------------------------------------------------------------------------------------

@@ -108,7 +108,7 @@ function plane(label, reach) {
     return [(clientX - box.left) / box.width * 2 * reach - reach, reach - (clientY - box.top) / box.height * 2 * reach];
   };
   const layer = () => inner.appendChild(svg("g"));
-  return {node, at, unit, reach, back, layer, handles};
+  return {node, at, unit, reach, back, layer, handles, all: []};
 }
 
 /** Something to drag in a plane by mouse, finger or arrow keys; `moved([x, y])` says where to. */
@@ -119,11 +119,16 @@ function handle(board, name, {kind = 0, text = name, radius = 7, moved, nudge}) 
   const node = svg("g", {class: "handle", tabindex: 0, role: "slider", "aria-label": name, "aria-valuenow": 0}, reach, mark, letter);
   let here = [0, 0], offset = null;
   const limit = (v) => Math.max(-board.reach, Math.min(board.reach, v));
-  node.addEventListener("pointerdown", (e) => {
+  const grab = (e) => {
     const [x, y] = board.back(e);
     offset = [here[0] - x, here[1] - y];
     node.setPointerCapture(e.pointerId);
     node.focus({preventScroll: true});
+  };
+  const distance = (e) => { const [x, y] = board.back(e); return Math.hypot(here[0] - x, here[1] - y); };
+  board.all.push({grab, distance});
+  node.addEventListener("pointerdown", (e) => {                         // where reaches overlap, the nearest is meant
+    board.all.reduce((best, other) => (other.distance(e) < best.distance(e) ? other : best)).grab(e);
     e.preventDefault();
     e.stopPropagation();
   });
@@ -225,7 +230,7 @@ function slider(name, {min, max, step, log = false, text, change}) {
 
 /** Buttons of which one is pressed. Returns {node, set}. */
 function choice(name, options, change) {
-  const node = html("div", {class: "choice", role: "group", "aria-label": name}, html("span", {}, name));
+  const node = html("div", {class: "choice wide", role: "group", "aria-label": name}, html("span", {}, name));
   const buttons = Object.entries(options).map(([key, text]) => {
     const b = html("button", {type: "button", "data-key": key}, text);
     b.addEventListener("click", () => change(key));
@@ -255,3 +260,16 @@ function frame(title, hint, panels, controls) {
   return {body, says: (...parts) => says.replaceChildren(...parts)};
 }
 const bold = (text, kind = "") => html("b", {class: kind}, text);
+
+/** Rows of a name, a bar from 0 to 1 and a number. Returns {node, set([[value, text], …])}. */
+function bars(names, style = (k) => group(k)) {
+  const rows = names.map((name, k) => {
+    const fill = html("i", {style: style(k)}), value = html("span");
+    return {fill, value, node: html("div", {class: "bar"}, html("span", {}, name), html("div", {}, fill), value)};
+  });
+  const set = (values) => values.forEach(([v, text], k) => {
+    rows[k].fill.style.width = `${100 * Math.max(0, Math.min(1, v))}%`;
+    rows[k].value.textContent = text;
+  });
+  return {node: html("div", {class: "bars"}, ...rows.map((r) => r.node)), set};
+}

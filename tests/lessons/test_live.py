@@ -1,6 +1,7 @@
 """The views that move, in headless Chromium: numbers against the library, real mouse and keys, no request, no error."""
 
 import json
+import math
 import re
 import shutil
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from kit import live
 from tssa_lib import rates, tssa
+from tssa_lib.attention import mssa
 
 FLAGS = [
     "--no-sandbox",
@@ -25,7 +27,13 @@ TOL = 1e-6
 
 SIX = torch.tensor([[2.0, 0.1], [-1.5, 0.2], [1.0, -0.1], [0.1, 1.5], [-0.2, -1.0], [0.1, -0.8]], dtype=torch.float64)
 SOFT = torch.tensor([[0.9] * 3 + [0.1] * 3, [0.1] * 3 + [0.9] * 3], dtype=torch.float64)
-VIEWS = {"step": lambda: live.step(SIX, SOFT, eps2=0.5)}
+VIEWS = {
+    "step": lambda: live.step(SIX, SOFT, eps2=0.5),
+    "balls": lambda: live.balls(SIX),
+    "climb": lambda: live.climb(),
+    "sign": lambda: live.sign(SIX),
+    "basis": lambda: live.basis(SIX[:3]),
+}
 
 
 # ---- the browser ------------------------------------------------------------------------------------
@@ -177,6 +185,211 @@ def test_the_step_follows_mouse_keys_and_sliders(shown, tmp_path):
     assert float(re.search(r"Rate (\S+)", says(root))[1]) == before
 
 
+# ---- lesson 1: balls and bits -----------------------------------------------------------------------
+@needs_browser
+def test_the_balls_are_the_library_s_rate(shown, tmp_path):
+    shown.open(VIEWS["balls"]().save(tmp_path / "balls.html"))
+    g = torch.Generator().manual_seed(0)
+    states = [
+        {
+            "tokens": (torch.randn(6, 2, generator=g, dtype=torch.float64) * uniform(g, 0.1, 3, log=True)).tolist(),
+            "eps2": uniform(g, 0.02, 8, log=True),
+        }
+        for _ in range(SETTINGS)
+    ]
+    for state, ours in zip(states, shown.compute(states)):
+        x, eps2 = torch.tensor(state["tokens"], dtype=torch.float64), state["eps2"]
+        R, S = rates.coding_rate(x, eps2), rates.second_moment(x)
+        lam, V = torch.linalg.eigh(S + eps2 / 2 * torch.eye(2))
+        theirs = {"nats": R, "bits": R / math.log(2), "balls": R.exp(), "S": S, "axes": lam.flip(0).sqrt()}
+        same(ours, theirs | {"halved": (rates.coding_rate(x, eps2 / 4) - R) / math.log(2)})
+        long = torch.tensor([math.cos(ours["angle"]), math.sin(ours["angle"])], dtype=torch.float64)
+        assert abs((V[:, 1] @ long).abs() - 1) < TOL
+
+
+@needs_browser
+def test_as_many_balls_are_drawn_as_the_rate_says(shown, tmp_path):
+    root = shown.open(VIEWS["balls"]().save(tmp_path / "balls.html"))
+    drawn = "e => [...e.querySelectorAll('.ball')].map((b) => (b.getAttribute('d').match(/M/g) || []).length)"
+    R = rates.coding_rate(SIX, 0.1)
+    assert (
+        root.evaluate(drawn) == [int(R.exp()), 1] and f"{R / math.log(2):.2f} bits" in root.locator(".big").inner_text()
+    )
+    slide(root, "precision ε²", -1.5)
+    now = root.evaluate("e => e.compute(e.state)")
+    assert root.evaluate(drawn) == [int(now["balls"]), 1] and f"{now['balls']:.1f} balls" in says(root)
+    assert "they fill the plane" in says(root)
+    root.get_by_role("button", name="press onto a line").click()
+    assert "much like a line" in says(root)
+    root.get_by_role("slider", name="token d").focus()
+    shown.page.keyboard.press("ArrowUp")
+    assert root.evaluate("e => e.state.tokens[3]") == pytest.approx([0.1, 0.1])
+    drag(shown, root.get_by_role("slider", name="token d"), 0, 80)
+    assert root.evaluate("e => e.state.tokens[3][1]") > 0.9 and "they fill the plane" in says(root)
+
+
+# ---- lesson 4: the basis ----------------------------------------------------------------------------
+@needs_browser
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_basis_is_the_library_s_bound(shown, tmp_path, seed):
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(7, 2, generator=g, dtype=torch.float64) * torch.tensor([2.0, 0.4]).double()
+    view = live.basis(x, turn=40)
+    shown.open(view.save(tmp_path / "basis.html"))
+    turned = torch.tensor(view.data["tokens"], dtype=torch.float64)
+    assert torch.allclose(turned.norm(dim=1), x.norm(dim=1)) and not torch.allclose(turned, x)
+    heads = ("both", "one", "corrected")
+    states = [
+        {"angle": uniform(g, -90, 90), "eps2": uniform(g, 0.02, 2, log=True), "head": heads[i % 3]}
+        for i in range(SETTINGS)
+    ]
+    one = torch.ones(1, 7, dtype=torch.float64)
+    for state, ours in zip(states, shown.compute(states)):
+        a, eps2 = math.radians(state["angle"]), state["eps2"]
+        Q = torch.tensor([[math.cos(a), -math.sin(a)], [math.sin(a), math.cos(a)]], dtype=torch.float64)
+        U = Q[None] if state["head"] == "both" else Q[None, :, :1]
+        bound = rates.variational_rate(turned, one, U, eps2, corrected=state["head"] == "corrected")
+        rate = rates.coding_rate(turned, eps2)
+        s = tssa.second_moments(torch.einsum("nd,kdp->knp", turned, U), one, mass=0)[0]
+        s = s if state["head"] != "corrected" else torch.cat([s, turned.square().sum(1).mean() - s])
+        same(
+            ours, {"bound": bound, "rate": rate, "bits": (bound - rate) / math.log(2), "gates": tssa.gates(s, 2 / eps2)}
+        )
+        assert (ours["bits"] < 0) == (state["head"] == "one"), "only the plain bound of one direction breaks"
+
+
+@needs_browser
+def test_the_basis_turns_by_mouse_and_keys_and_breaks_with_one_direction(shown, tmp_path):
+    root = shown.open(VIEWS["basis"]().save(tmp_path / "basis.html"))
+    assert "bits are lost" in says(root)
+    root.get_by_role("button", name="eigenbasis").click()
+    assert "the box hugs the ellipse" in says(root)
+    root.get_by_role("button", name="one (p = 1), plain").click()
+    assert "It breaks" in says(root) and root.locator("path.box.bad").count() == 1
+    root.get_by_role("button", name="one (p = 1), corrected").click()
+    assert "the box hugs the ellipse" in says(root) and root.locator("path.box.bad").count() == 0
+    tip = root.get_by_role("slider", name="direction u₁ of the basis")
+    tip.focus()
+    angle = root.evaluate("e => e.state.angle")
+    shown.page.keyboard.press("ArrowUp")
+    assert root.evaluate("e => e.state.angle") == pytest.approx(angle + 2)
+    assert tip.get_attribute("aria-valuetext") == f"{angle + 2:.0f} degrees"
+    drag(shown, tip, -80, 60)
+    assert root.evaluate("e => e.state.angle") > angle + 10 and "bits are lost" in says(root)
+
+
+# ---- lesson 2: the climb ----------------------------------------------------------------------------
+@needs_browser
+def test_the_climb_is_the_library_s(shown, tmp_path):
+    shown.open(VIEWS["climb"]().save(tmp_path / "climb.html"))
+    g = torch.Generator().manual_seed(0)
+    normalize = torch.nn.functional.normalize
+    states = [
+        {
+            "tokens": normalize(torch.randn(6, 2, generator=g, dtype=torch.float64), dim=1).tolist(),
+            "eps2": uniform(g, 0.02, 1, log=True),
+            "factor": uniform(g, 0.25, 16, log=True),
+            "steps": 4,  # more, and a chaotic climb would double the last digit's error at each step
+        }
+        for _ in range(SETTINGS)
+    ]
+    Pi = torch.eye(2, dtype=torch.float64).repeat_interleave(3, 1)
+    for state, ours in zip(states, shown.compute(states)):
+        x, eps2 = torch.tensor(state["tokens"], dtype=torch.float64), state["eps2"]
+        path, t = [x], state["factor"] * rates.safe_ascent_step(6, 2, eps2)
+        for _ in range(6):
+            path.append(normalize(path[-1] + t * rates.rate_reduction_grad(path[-1], Pi, eps2), dim=1))
+        theirs = {"path": torch.stack(path[:5]), "reduction": [rates.rate_reduction(z, Pi, eps2) for z in path[:5]]}
+        theirs |= {"best": rates.max_rate_reduction(2, 2, eps2), "jump": (path[5] - path[4]).norm()}
+        same(ours, theirs | {"twice": (path[6] - path[4]).norm()})
+
+
+@needs_browser
+def test_the_climb_arrives_or_jumps_for_ever(shown, tmp_path):
+    root = shown.open(VIEWS["climb"]().save(tmp_path / "climb.html"))
+    assert "A 2-cycle" in says(root)
+    for multiple, verdict in ((1, "It arrives and stays"), (2, "It arrives and stays"), (3.5, "A 2-cycle")):
+        slide(root, "step", math.log10(multiple))
+        assert verdict in says(root), multiple
+    slide(root, "iteration", 0)
+    assert says(root).startswith("Iteration 0: ΔR = 0.0")
+    climb = root.get_by_role("button", name="climb")
+    climb.click()
+    shown.page.wait_for_function("() => document.querySelector('.tssa-live').state.at >= 3")
+    root.get_by_role("button", name="stop").click()
+    token = root.get_by_role("slider", name="token d")
+    drag(shown, token, 0, -60)
+    assert root.evaluate("e => Math.hypot(...e.state.tokens[3])") == pytest.approx(1), "tokens stay on the circle"
+    assert root.evaluate("e => e.state.at") == 0
+    old = root.evaluate("e => e.state.tokens[3]")
+    token.focus()
+    shown.page.keyboard.press("ArrowUp")
+    assert root.evaluate("e => Math.hypot(...e.state.tokens[3])") == pytest.approx(1)
+    assert root.evaluate("e => e.state.tokens[3]") != old
+
+
+@needs_browser
+def test_who_wants_no_movement_gets_the_end_at_once(browser, tmp_path):
+    page = browser.new_page(reduced_motion="reduce")
+    page.goto(VIEWS["climb"]().save(tmp_path / "climb.html").as_uri())
+    root = page.locator(".tssa-live")
+    slide(root, "iteration", 2)
+    root.get_by_role("button", name="climb").click()
+    assert root.evaluate("e => e.state.at") == 40 and root.get_by_role("button", name="stop").count() == 0
+    page.close()
+
+
+# ---- lesson 3: where the sign flips -----------------------------------------------------------------
+@needs_browser
+@pytest.mark.parametrize("p", [1, 2])
+def test_the_stages_are_the_library_s(shown, tmp_path, p):
+    g = torch.Generator().manual_seed(p)
+    U = torch.linalg.qr(torch.randn(3, 2, 2, generator=g, dtype=torch.float64))[0][..., :p]
+    shown.open(live.sign(SIX, U).save(tmp_path / "sign.html"))
+    states = [
+        {
+            "tokens": (torch.randn(6, 2, generator=g, dtype=torch.float64) * uniform(g, 0.1, 3, log=True)).tolist(),
+            "eps2": uniform(g, 0.05, 100, log=True),
+        }
+        for _ in range(SETTINGS)
+    ]
+    cosine = lambda a, b: (a * b).sum() / (a.norm() * b.norm())
+    for state, ours in zip(states, shown.compute(states)):
+        x, beta = torch.tensor(state["tokens"], dtype=torch.float64), p / (6 * state["eps2"])
+        w = torch.einsum("nd,kdp->knp", x, U)
+        moves = {
+            "exact": -rates.subspace_rate_grad(x, U, state["eps2"]) / beta,
+            "difference": -torch.einsum("knp,kdp->nd", w - beta * w @ (w.mT @ w), U),
+            "softmax": mssa(x, U) - x,
+            "built": mssa(x, U),
+        }
+        same(ours["moves"], moves)
+        same(ours["cosines"], {name: cosine(m, moves["exact"]) for name, m in moves.items() if name != "exact"})
+        same(ours, {"x": beta * torch.linalg.svdvals(w) ** 2})
+
+
+@needs_browser
+def test_the_sign_flips_where_x_passes_one(shown, tmp_path):
+    root = shown.open(VIEWS["sign"]().save(tmp_path / "sign.html"))
+    assert "6 of 6 arrows point uphill" in says(root) and "The step turns around" in says(root)
+    slide(root, "precision ε²", 1)
+    assert "0 of 6 arrows point uphill" in says(root) and "The step compresses" in says(root)
+    slide(root, "precision ε²", -0.5)
+    root.get_by_role("button", name="softmax").click()
+    assert "1 of 6 arrows" in says(root) and "The step compresses" in says(root), (
+        "only c moves outward, as in the lesson"
+    )
+    root.get_by_role("button", name="as built").click()
+    assert "The step turns around" in says(root)
+    before = says(root)
+    drag(shown, root.get_by_role("slider", name="token c"), 0, 90)
+    assert says(root) != before
+    root.get_by_role("slider", name="token c").focus()
+    x, y = root.evaluate("e => e.state.tokens[2]")
+    shown.page.keyboard.press("ArrowDown")
+    assert root.evaluate("e => e.state.tokens[2]") == pytest.approx([x, y - 0.1], abs=1e-6)
+
+
 # ---- all of them ------------------------------------------------------------------------------------
 @needs_browser
 def test_all_views_live_on_one_page_and_twice(shown, tmp_path):
@@ -199,10 +412,9 @@ def test_all_views_live_on_one_page_and_twice(shown, tmp_path):
 @needs_browser
 @pytest.mark.parametrize("name", VIEWS)
 def test_a_view_fits_a_phone_and_a_screen_and_speaks(shown, tmp_path, name):
-    path = VIEWS[name]().save(tmp_path / "view.html")
+    root = shown.open(VIEWS[name]().save(tmp_path / "view.html"))
     for width in (360, 700, 1200):
         shown.page.set_viewport_size({"width": width, "height": 800})
-        root = shown.open(path)
         assert shown.page.evaluate("document.documentElement.scrollWidth") <= width
     assert root.locator("[aria-live=polite]").count() == 1
     unnamed_controls = (
