@@ -15,26 +15,22 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import shlex
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from ultralytics.utils.files import increment_path
 
-from experiments import record
+from experiments import detectors, record
 from kit.results_trial import at_size, compare, figure, table
-from tssa_lib import cost, yolo
+from tssa_lib import yolo
 from tssa_lib.paths import data_dir
 from tssa_lib.scenes import SceneSpec, digest, make_scenes
-from tssa_lib.train import SCENES, train, validate
-from tssa_lib.yolo import YAML, YOLO
+from tssa_lib.train import SCENES
+from tssa_lib.yolo import YOLO
 
 # What the derivation suggests (lesson 6): logits that don't depend on resolution, narrower heads, and a temperature
 # at which Π is selective at the start. With 16 coordinates a head, the logits' spread over heads is about θ·√(2/16).
@@ -146,69 +142,30 @@ def in_context(labels: str) -> str:
 def one(block: str, difficulty: str, seed: int, form: Form, folder: Path, device: str = "cpu") -> dict[str, Any]:
     """Train and measure one detector; what it gave is kept in `folder`, and read from there the next time."""
     name = f"{difficulty}-{block.replace(' ', '-')}-{seed}"
-    kept = folder / f"{name}.json"
     kind, switches = {**BLOCKS, **SWITCHES}[block]
     size = {
         k: v for k, v in asdict(form).items() if k not in ("name", "seeds", "difficulties", "first")
     }  # what one training depends on
     asked = {"block": block, "difficulty": difficulty, "seed": seed, "form": size, "kind": kind, "switches": switches}
-    asked = json.loads(json.dumps(asked))
-    if kept.is_file() and (found := json.loads(kept.read_text()))["asked"] == asked:
-        return found
-    data = scenes(difficulty, form)
-    plan = folder / name / "yolo11n-trial.yaml"
-    plan.parent.mkdir(parents=True, exist_ok=True)
-    YAML.save(plan, yolo.with_attention(("P5",), kind, **switches))
-    model = YOLO(str(plan))
-    counted = cost.count(model.model, form.size)
-    settings = {**SCENES, "imgsz": form.size, "epochs": form.epochs, "seed": seed, "device": device, "val": False}
-    processor = time.process_time()
-    run = train(data, model, folder=increment_path(folder / name / "run", sep=""), quiet=True, **settings)
-    processor = time.process_time() - processor
-    last = YOLO(str(run.last))  # the last epoch's, for all alike: choosing the best epoch would flatter
-    square = {
-        "rect": False,
-        "device": device,
-    }  # Ultralytics else adds a border of half a stride: 16 tokens for the 9 trained with
-    scores, _ = validate(last, data, imgsz=form.size, **square)
-    elsewhere = {at_size(size): validate(last, data, imgsz=size, **square)[0]["mAP50"] for size in form.other_sizes}
-    found = {
-        "asked": asked,
-        "mAP50": scores["mAP50"],
-        "mAP50-95": scores["mAP50-95"],
-        "seconds": round(run.seconds, 1),
-        "processor seconds": round(processor, 1),
-        **elsewhere,
-        "data": digest(data.parent),
-        "parameters": sum(p.numel() for p in last.model.parameters()),
-        "flops": 2 * counted.macs,
-    }
-    partial = kept.with_suffix(".tmp")
-    partial.write_text(json.dumps(found, indent=1) + "\n")
-    partial.replace(kept)
-    return found
+
+    def make() -> dict[str, Any]:
+        data = scenes(difficulty, form)
+        settings = {**SCENES, "imgsz": form.size, "epochs": form.epochs, "seed": seed, "device": device}
+        last, took = detectors.trained(yolo.with_attention(("P5",), kind, **switches), data, folder / name, **settings)
+        model = YOLO(str(last))
+        at = {size: detectors.measured(model, data, size, device) for size in (form.size, *form.other_sizes)}
+        return {
+            "mAP50": at[form.size]["mAP50"],
+            "mAP50-95": at[form.size]["mAP50-95"],
+            **{at_size(size): at[size]["mAP50"] for size in form.other_sizes},
+            **took,
+            "data": digest(data.parent),
+        }
+
+    return detectors.kept(folder / f"{name}.json", asked, make)
 
 
 # --- the comparison -----------------------------------------------------------------------------
-
-
-def _all(
-    todo: list[tuple[str, str, int]], form: Form, folder: Path, device: str, workers: int
-) -> Iterator[dict[str, Any]]:
-    """Every training of `todo` as it is finished, `workers` at a time, each with its share of the threads."""
-    if workers == 1:
-        yield from (one(*what, form, folder, device) for what in todo)
-        return
-    for difficulty in form.difficulties:
-        scenes(difficulty, form)  # made once, before several processes look for them
-    threads = max(1, torch.get_num_threads() // workers)
-    fresh = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, fresh, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
-        running = [pool.submit(one, *what, form, folder, device) for what in todo]
-        try:
-            yield from (future.result() for future in as_completed(running))
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def trial(
@@ -226,9 +183,10 @@ def trial(
 
     folder.mkdir(parents=True, exist_ok=True)
     todo = [(b, d, s) for s in form.numbers for d in form.difficulties for b in blocks]  # seed by seed: pairs first
-    rows = list(
-        tqdm(_all(todo, form, folder, device, workers), total=len(todo), desc=f"{form.name} trial", unit="training")
-    )
+    for difficulty in form.difficulties:
+        scenes(difficulty, form)  # made once, before several processes look for them
+    finished = detectors.each(one, [(*what, form, folder, device) for what in todo], workers)
+    rows = list(tqdm(finished, total=len(todo), desc=f"{form.name} trial", unit="training"))
     rows.sort(key=lambda r: todo.index((r["asked"]["block"], r["asked"]["difficulty"], r["asked"]["seed"])))
     metrics = ("mAP50", "mAP50-95", *map(at_size, form.other_sizes), "seconds", "processor seconds")
     pairs = [b for b in ("none", "softmax", "tssa", "tssa rms") if b in blocks]

@@ -34,6 +34,21 @@ def data_dir() -> Path:
     return Path(cache).expanduser().resolve() / "tssa_lib"
 
 
+def shipped(name: str) -> Path:
+    """A file or folder that comes with the checkout's `data/`: "blood_cells/data.yaml", "detectors/blood_cells.pt".
+
+    `FileNotFoundError` when there is none, and for an installed package, which has no such data.
+    """
+    root = checkout()
+    if root is None:
+        raise FileNotFoundError(f"expected {name} in the project's data, got a package installed without its checkout")
+    place = root / "data" / name
+    if not place.exists():
+        beside = sorted(p.name for p in place.parent.glob(f"*{place.suffix}")) if place.parent.is_dir() else []
+        raise FileNotFoundError(f"expected {name} in the project's data, found only {', '.join(beside) or 'nothing'}")
+    return place
+
+
 def settings_dir() -> Path:
     """Where Ultralytics' settings go unless `$YOLO_CONFIG_DIR` says otherwise: out of a user's own settings."""
     root = checkout()

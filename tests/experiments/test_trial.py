@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments import trial
+from experiments import detectors, trial
 from experiments.trial import (
     BLOCKS,
     FULL,
@@ -90,12 +90,13 @@ def test_the_four_blocks_differ_in_the_slot_only():
 def test_each_training_has_its_seed_and_the_last_epoch_is_measured_without_a_border(tmp_path, monkeypatch):
     asked, opened, measured = [], [], []
     monkeypatch.setenv("TSSA_DATA", str(tmp_path))
-    monkeypatch.setattr(trial, "YOLO", lambda path: opened.append(Path(path).name) or YOLO("yolo11n-tssa.yaml"))
+    for room in (trial, detectors):
+        monkeypatch.setattr(room, "YOLO", lambda path: opened.append(Path(path).name) or YOLO("yolo11n-tssa.yaml"))
     monkeypatch.setattr(
-        trial, "train", lambda data, model, folder, quiet, **s: asked.append(s) or Run(folder, {}, {}, 1.0)
+        detectors, "train", lambda data, model, weights, folder, quiet, **s: asked.append(s) or Run(folder, {}, {}, 1.0)
     )
     monkeypatch.setattr(
-        trial,
+        detectors,
         "validate",
         lambda model, data, **k: measured.append((k["imgsz"], k["rect"])) or ({"mAP50": 0.1, "mAP50-95": 0.1}, {}),
     )
@@ -137,9 +138,9 @@ def test_a_trial_runs_is_stopped_and_goes_on(tmp_path, monkeypatch):
     blocks = ("none", "tssa improved")
     with monkeypatch.context() as stopped:
         done = []
-        stopped.setattr(trial, "train", lambda *a, **k: trial_train(*a, **k) if len(done) < 2 else 1 / 0)
+        stopped.setattr(detectors, "train", lambda *a, **k: trial_train(*a, **k) if len(done) < 2 else 1 / 0)
         trial_train = __import__("tssa_lib.train", fromlist=["train"]).train
-        stopped.setattr(trial, "validate", lambda *a, **k: done.append(1) or ({"mAP50": 0.1, "mAP50-95": 0.1}, {}))
+        stopped.setattr(detectors, "validate", lambda *a, **k: done.append(1) or ({"mAP50": 0.1, "mAP50-95": 0.1}, {}))
         with pytest.raises(ZeroDivisionError):
             trial.trial(TINY, tmp_path / "trial.json", tmp_path / "runs", blocks)
     kept = sorted(p.name for p in (tmp_path / "runs").glob("*.json"))

@@ -1,0 +1,103 @@
+"""Blood cells: the ready detector that comes with the project, and the trial of attention on real pictures.
+
+    python -m experiments.blood_cells ready     about twelve minutes of one core
+    python -m experiments.blood_cells trial     see MINUTES; resumable
+
+`ready` trains YOLO11n with TSSA at P3, P4 and P5, in the form that the derivation suggests, keeps its last epoch in
+data/detectors/blood_cells.pt and writes data/results/blood_cells_ready.json: one seed, measured once.
+`trial` writes data/results/blood_cells.json, and its rows of use into data/results/use.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from experiments import detectors, record
+from experiments.detector_trial import Arm, Trial, run, without
+from kit import results_cells as results
+from tssa_lib import paths, weights
+from tssa_lib.train import CELLS
+from tssa_lib.yolo import YOLO
+
+DATA = paths.shipped("blood_cells/data.yaml")
+DETECTOR = paths.data_dir() / "detectors" / "blood_cells.pt"
+READY = {**CELLS, "imgsz": 224, "epochs": 20}
+EVERYWHERE = ("P3", "P4", "P5")
+TRIAL = dict(imgsz=160, epochs=10, batch=16, nbs=16)
+ARMS = (
+    Arm("none"),
+    Arm("softmax"),
+    Arm("TSSA published"),
+    Arm("TSSA improved", EVERYWHERE),
+)
+SEEDS = range(5)
+
+
+def ready(folder: Path, command: str, seed: int = 0) -> dict[str, Any]:
+    """Train the ready detector, or take it from `folder` where it is finished; keep it, and measure what was kept."""
+    arm = Arm("TSSA improved", EVERYWHERE)
+    recipe = {**READY, "seed": seed, "device": "cpu"}
+
+    def make() -> dict[str, Any]:
+        return detectors.trained(arm.plan, DATA, folder, **recipe)[1]
+
+    took = without(detectors.kept(folder / "train.json", recipe, make))
+    last = YOLO(str(folder / "run" / "weights" / "last.pt"))
+    weights.keep(last, DETECTOR, READY["imgsz"])
+    rows = []
+    for split in ("val", "test"):
+        kept = weights.load(DETECTOR)  # what is measured is what was kept
+        rows.append({"split": split, **detectors.measured(kept, DATA, READY["imgsz"], split=split)})
+    return {
+        **record.manifest(command),
+        "detector": str(arm),
+        "seed": seed,
+        "recipe": recipe,
+        **took,
+        "bytes": DETECTOR.stat().st_size,
+        "rows": rows,
+    }
+
+
+def add_use(rows: list[dict[str, Any]], command: str, detector: str) -> Path:
+    """Put a detector's rows of use into data/results/use.json, in place of those it had there."""
+    file = record.RESULTS / "use.json"
+    there = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {**record.manifest(command), "rows": []}
+    others = [row for row in there["rows"] if row["detector"] != detector]
+    return record.write(file, {**there, "rows": [*others, *rows]})
+
+
+def main(words: list[str] | None = None) -> None:
+    words = sys.argv[1:] if words is None else words
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.blood_cells",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("what", choices=("ready", "trial"))
+    parser.add_argument("--so-far", action="store_true", help="trial: read what is finished; train and write nothing")
+    given = parser.parse_args(words)
+    command = shlex.join(["python", "-m", "experiments.blood_cells", *words])
+    runs = paths.data_dir() / "runs" / "blood_cells"
+    if given.what == "ready":
+        found = ready(runs / "ready", command)
+        for row in found["rows"]:
+            print(row["split"], {k: round(v, 3) for k, v in row.items() if k.startswith("mAP")}, row["per_class"])
+        print(f"wrote {DETECTOR} and {record.write(record.RESULTS / 'blood_cells_ready.json', found)}")
+        return
+    recipe = {k: v for k, v in {**CELLS, **TRIAL}.items() if k not in ("imgsz", "epochs")}
+    trial = Trial(DATA, TRIAL["imgsz"], TRIAL["epochs"], recipe=recipe)
+    found = run(trial, ARMS, SEEDS, runs / "trial", command, so_far=given.so_far)
+    print(results.table(found), results.use_table(found), found["verdict"], sep="\n")
+    if not given.so_far:
+        print(f"wrote {record.write(record.RESULTS / 'blood_cells.json', found)}")
+        print(f"wrote {add_use(results.use_rows(found, 'blood cells', 'detection'), command, 'blood cells')}")
+
+
+if __name__ == "__main__":
+    main()
