@@ -25,10 +25,10 @@ from tssa_lib.train import CELLS
 from tssa_lib.yolo import YOLO
 
 DATA = paths.shipped("blood_cells/data.yaml")
-DETECTOR = paths.data_dir() / "detectors" / "blood_cells.pt"
+DETECTOR = record.RESULTS.parent / "detectors" / "blood_cells.pt"
 READY = {**CELLS, "imgsz": 224, "epochs": 20}
 EVERYWHERE = ("P3", "P4", "P5")
-TRIAL = dict(imgsz=160, epochs=10, batch=16, nbs=16)
+TRIAL = dict(imgsz=160, epochs=6, batch=4, nbs=4)  # small batches: more steps in few epochs
 ARMS = (
     Arm("none"),
     Arm("softmax"),
@@ -96,7 +96,7 @@ def main(words: list[str] | None = None) -> None:
     print(results.table(found), results.use_table(found), found["verdict"], sep="\n")
     if not given.so_far:
         print(f"wrote {record.write(record.RESULTS / 'blood_cells.json', found)}")
-        print(f"wrote {add_use(results.use_rows(found, 'blood cells', 'detection'), command, 'blood cells')}")
+        print(f"wrote {add_use(results.use_rows(found, 'blood cells', 'blood cells'), command, 'blood cells')}")
 
 
 if __name__ == "__main__":

@@ -88,20 +88,21 @@ def resume(given: argparse.Namespace) -> None:
 
 
 def val(given: argparse.Namespace) -> None:
-    from tssa_lib.train import YOLO, validate
+    from tssa_lib.train import validate
+    from tssa_lib.weights import load
 
-    totals, per_class = validate(YOLO(given.model), _data(given), **_settings(given.settings))
+    totals, per_class = validate(load(given.model), _data(given), **_settings(given.settings))
     for name, value in {**totals, **{f"mAP50 of {c}": v for c, v in per_class.items()}}.items():
         print(f"{name:24} {value:.4f}")
 
 
 def predict(given: argparse.Namespace) -> None:
     from tssa_lib.paths import data_dir
-    from tssa_lib.train import YOLO
     from tssa_lib.train import predict as detect
+    from tssa_lib.weights import load
 
     place = dict(save=True, project=str(data_dir() / "runs"), name="predict")
-    results = detect(YOLO(given.model), given.source, **{**place, **_settings(given.settings)})
+    results = detect(load(given.model), given.source, **{**place, **_settings(given.settings)})
     for result in results:
         print(f"{result.path}: {result.verbose().rstrip(', ') or 'nothing'}")
     if results and results[0].save_dir:
@@ -109,10 +110,10 @@ def predict(given: argparse.Namespace) -> None:
 
 
 def export(given: argparse.Namespace) -> None:
-    from tssa_lib.train import YOLO
     from tssa_lib.train import export as write
+    from tssa_lib.weights import load
 
-    print(f"wrote {write(YOLO(given.model), given.format, **_settings(given.settings))}")
+    print(f"wrote {write(load(given.model), given.format, **_settings(given.settings))}")
 
 
 def lens(given: argparse.Namespace) -> None:

@@ -61,13 +61,14 @@ def ready(name: str = "blood_cells") -> YOLO:
 def load(file: str | Path) -> YOLO:
     """Open a detector, ready to predict, measure, train on, export and look into.
 
-    file: what `keep` wrote, or anything that `YOLO` takes: a checkpoint of Ultralytics, a model YAML. (A checkpoint
-    runs code when it is opened: take it from people you trust.) `FileNotFoundError` for a file that isn't there,
-    `ValueError` for weights that don't fit their plan.
+    file: what `keep` wrote, the name of a detector that is `ready`, or anything that `YOLO` takes: a checkpoint of
+    Ultralytics, a model YAML, an exported model. (A checkpoint runs code when it is opened: take it from people you
+    trust.) `FileNotFoundError` for a checkpoint that isn't there, `ValueError` for weights that don't fit their plan.
     """
     file = Path(file)
     if file.suffix != ".pt":
-        return YOLO(str(file))
+        known = (paths.checkout() or Path()) / "data" / "detectors" / f"{file}.pt"
+        return ready(str(file)) if not file.suffix and known.is_file() else YOLO(str(file))
     if not file.is_file():
         raise FileNotFoundError(f"expected a detector, found no file {file}")
     try:

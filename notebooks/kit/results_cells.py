@@ -9,7 +9,7 @@ from kit.places import RESULTS
 from kit.results_trial import LEARNED, difference
 from tssa_lib import plots
 
-UNTOUCHED = "untouched"
+UNTOUCHED = None  # the intervention of a detector as trained, in `use.json`
 
 
 def load(name: str = "blood_cells") -> dict[str, Any]:

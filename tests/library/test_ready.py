@@ -88,7 +88,8 @@ def test_other_files_are_opened_as_ultralytics_opens_them_and_errors_say_what_ca
 def test_the_ready_detector_is_small_and_finds_the_white_cell():
     file = paths.shipped(f"detectors/{CELLS}.pt")
     assert file.stat().st_size <= MEGABYTES * 1e6
-    model = weights.ready(CELLS)
+    model = weights.load(CELLS)
+    assert model.ckpt_path == str(file) == weights.ready(CELLS).ckpt_path
     attention = [m for m in model.model.modules() if isinstance(m, yolo.TSSAttention)]
     assert len(attention) == 3 and all(m.num_heads > 1 and m.normalize == "rms" for m in attention)
     white = list(model.names.values()).index("WBC")
