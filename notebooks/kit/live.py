@@ -14,6 +14,7 @@ The pages stand in notebooks/live: live.css and live.js are shared by all views,
 import base64
 import hashlib
 import html
+import io
 import json
 import math
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ import torch
 from torch import Tensor
 
 from kit.places import LIVE
+from tssa_lib.photos import load_image
 
 NAMES = "abcdefghijklmnopqrstuvwxyz"
 
@@ -310,6 +312,75 @@ def step(
     return View("step", data, says, picture)
 
 
+# ---- lesson 6 ---------------------------------------------------------------------------------------
+def patch(
+    image: Any,
+    tokens: Tensor,
+    grid: tuple[int, int],
+    Pi: Tensor,
+    U: Tensor,
+    *,
+    eps2: float = 0.002,
+    at: tuple[float, float] = (0.5, 0.5),
+    picture: Any = None,
+) -> View:
+    """Point at a patch of a photo: its K memberships and the K·p numbers that it hears, beside n comparisons.
+
+    `image` as `photos.load_image` reads it, tokens (N, d) on a grid of rows × columns, Pi (K, N) and U (K, d, p) from
+    `photos.group`. Memberships are softmax(−T/2) with the corrected code lengths T (lesson 6). Softmax attention is
+    that of the same frames, q = k = v = U_kᵀz with the scale 1/√p on tokens of mean square d, as a LayerNorm gives.
+    The tokens are rounded to 16 bits. `at` is the patch to begin with, as shares of height and width.
+
+        x, grid = photos.tokens(flower, longest=320, stride=8)          # patches that don't overlap
+        live.patch(flower, x, grid, *photos.group(x)[:2])
+
+    Try: move over the blossom, its rim and the leaves, and watch which numbers change.
+    Predict: how many numbers about the rest of the picture does a patch need in TSSA, and how many in attention?
+    You saw: the K·p second moments stay the same wherever you point and only the memberships change, while attention
+    compares each patch anew with all n.
+    """
+    from PIL import Image
+
+    x, Pi, U = torch.as_tensor(tokens).detach().double(), Pi.detach().double(), U.detach().double()
+    rows, cols = grid
+    if x.ndim != 2 or len(x) != rows * cols:
+        raise ValueError(f"expected as many tokens as places in the grid {tuple(grid)}, got {tuple(x.shape)}")
+    if U.ndim != 3 or U.shape[1] != x.shape[1] or Pi.shape != (len(U), len(x)):
+        raise ValueError(
+            f"expected Pi (K, {len(x)}) and U (K, {x.shape[1]}, p), got {tuple(Pi.shape)} and {tuple(U.shape)}"
+        )
+    unit = x.abs().max().clamp_min(1e-12).item() / 32767
+    whole = (x / unit).round().to(torch.int16)
+    x = whole.double() * unit  # what the browser sees
+    (K, d, p), n_k = U.shape, Pi.sum(1, keepdim=True)
+    w2 = torch.einsum("nd,kdp->knp", x, U) ** 2  # (K, N, p)
+    s = (Pi[..., None] * w2).sum(1) / n_k  # (K, p)
+    rest = x.square().sum(1) - w2.sum(-1)  # (K, N)
+    rho = (Pi * rest.clamp_min(0)).sum(1) / n_k[:, 0] / max(d - p, 1)  # (K,)
+    shown = Image.fromarray(load_image(image))
+    shown = shown.resize((400, max(1, round(400 * shown.height / shown.width))))
+    shown.save(buffer := io.BytesIO(), format="JPEG", quality=80)
+    row, column = (min(int(share * size), size - 1) for share, size in zip(at, grid))
+    data = {
+        "title": "What does one patch hear of the others?",
+        "hint": "Point at a patch in either picture, or focus one and use the arrow keys.",
+        "names": [],
+        "photo": "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode(),
+        "grid": [rows, cols],
+        **{"K": K, "p": p, "d": d, "c": d / eps2, "unit": unit},
+        "tokens": base64.b64encode(whole.contiguous().numpy().astype("<i2").tobytes()).decode(),
+        "U": _rows(U),
+        "s": _rows(s),
+        "rho": _rows(rho),
+        "state": {"token": row * cols + column},
+    }
+    says = (
+        f"An interactive view: a photo in {len(x)} patches. In TSSA a patch hears {K * p} second moments, the same for "
+        f"every patch; in softmax attention each patch is compared with all {len(x)}."
+    )
+    return View("patch", data, says, picture)
+
+
 # ---- what the functions above share -----------------------------------------------------------------
 def _tokens(tokens: Tensor, d: int = 2) -> Tensor:
     x = torch.as_tensor(tokens).detach()
@@ -346,8 +417,6 @@ def _image(picture: Any, alt: str) -> str:
     if picture is None:
         return ""
     if hasattr(picture, "savefig"):
-        import io
-
         picture.savefig(buffer := io.BytesIO(), format="png", metadata={"Software": None})
         picture = buffer.getvalue()
     png = picture if isinstance(picture, bytes) else Path(picture).read_bytes()

@@ -1,5 +1,6 @@
 """The views that move, in headless Chromium: numbers against the library, real mouse and keys, no request, no error."""
 
+import base64
 import json
 import math
 import re
@@ -33,6 +34,7 @@ VIEWS = {
     "climb": lambda: live.climb(),
     "sign": lambda: live.sign(SIX),
     "basis": lambda: live.basis(SIX[:3]),
+    "patch": lambda: photo_of_six_by_eight(),
 }
 
 
@@ -390,6 +392,65 @@ def test_the_sign_flips_where_x_passes_one(shown, tmp_path):
     assert root.evaluate("e => e.state.tokens[2]") == pytest.approx([x, y - 0.1], abs=1e-6)
 
 
+# ---- lesson 6: the patch ----------------------------------------------------------------------------
+def photo_of_six_by_eight() -> live.View:
+    g = torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.randn(*shape, generator=g, dtype=torch.float64)
+    image = torch.rand(60, 80, 3, generator=g).numpy()
+    return live.patch(image, draw(48, 5), (6, 8), draw(3, 48).softmax(0), torch.linalg.qr(draw(3, 5, 2))[0], eps2=0.3)
+
+
+@needs_browser
+def test_the_patch_s_numbers_are_the_library_s(shown, tmp_path):
+    view = photo_of_six_by_eight()
+    shown.open(view.save(tmp_path / "patch.html"))
+    data = view.data
+    whole = torch.frombuffer(bytearray(base64.b64decode(data["tokens"])), dtype=torch.int16)
+    x, U = whole.view(48, 5).double() * data["unit"], torch.tensor(data["U"], dtype=torch.float64)
+    g = torch.Generator().manual_seed(0)
+    torch.rand(60, 80, 3, generator=g)  # drawn in the order of photo_of_six_by_eight
+    given, Pi = (torch.randn(*shape, generator=g, dtype=torch.float64) for shape in ((48, 5), (3, 48)))
+    Pi = Pi.softmax(0)
+    assert (x - given).abs().max() <= 0.51 * data["unit"], "rounded to 16 bits"
+
+    w = torch.einsum("nd,kdp->knp", x, U)
+    s = tssa.second_moments(w, Pi, mass=0)
+    T = rates.code_lengths(x, Pi, U, 0.3, corrected=True)
+    states = [{"token": j} for j in range(48)] + [{"token": 7}, {"token": 40}]
+    for state, ours in zip(states, shown.compute(states)):
+        j, own = state["token"], (-T / 2).softmax(0)[:, state["token"]]
+        head = int(own.argmax())
+        likes = w[head] @ w[head, j] * 5 / math.sqrt(2)  # tokens of mean square d = 5, scale 1/√p
+        same(ours, {"Pi": own, "head": head, "gates": tssa.gates(s, 5 / 0.3), "weights": likes.softmax(0), "hears": 6})
+
+
+@needs_browser
+def test_the_patch_follows_mouse_and_keys(shown, tmp_path):
+    root = shown.open(photo_of_six_by_eight().save(tmp_path / "patch.html"))
+    left, right = root.locator(".surface").all()
+    assert (
+        "16 numbers" not in root.inner_text()
+        and "6 numbers" in root.inner_text()
+        and "48 comparisons" in root.inner_text()
+    )
+    box = left.bounding_box()
+    shown.page.mouse.move(box["x"] + box["width"] * 2.5 / 8, box["y"] + box["height"] * 1.5 / 6)
+    assert root.evaluate("e => e.state.token") == 10 and says(root).startswith("Row 2, column 3")
+    picture = "e => e.querySelectorAll('.surface canvas')[1].toDataURL()"
+    moments = "e => e.querySelectorAll('.panel svg[role=img]')[0].innerHTML"
+    before, kept, shares = root.evaluate(picture), root.evaluate(moments), root.locator(".bars").inner_text()
+    right.focus()
+    shown.page.keyboard.press("ArrowDown")
+    shown.page.keyboard.press("ArrowRight")
+    assert root.evaluate("e => e.state.token") == 19 and right.get_attribute("aria-valuetext") == "row 3, column 4"
+    assert root.evaluate(picture) != before and root.locator(".bars").inner_text() != shares
+    assert root.evaluate(moments) == kept, "the K·p moments are the same for every patch"
+    shown.page.keyboard.press("ArrowLeft")
+    for _ in range(9):
+        shown.page.keyboard.press("ArrowUp")
+    assert root.evaluate("e => e.state.token") == 2, "the edge of the picture is the end"
+
+
 # ---- all of them ------------------------------------------------------------------------------------
 @needs_browser
 def test_all_views_live_on_one_page_and_twice(shown, tmp_path):
@@ -465,5 +526,19 @@ def test_what_does_not_fit_is_named():
         live.step(SIX * float("nan"), SOFT)
     with pytest.raises(ValueError, match="expected eps2 from 0.02 to 50"):
         live.step(SIX, SOFT, eps2=0.001)
+    with pytest.raises(ValueError, match="a group for each of 6 tokens"):
+        live.balls(SIX, groups=[0, 1])
+    with pytest.raises(ValueError, match="groups 0 and 1"):
+        live.climb(SIX, [0, 0, 0, 1, 1, 2])
+    with pytest.raises(ValueError, match="one at the origin"):
+        live.climb(SIX * 0)
+    with pytest.raises(ValueError, match="or \"built\", got 'wrong'"):
+        live.sign(SIX, stage="wrong")
+    with pytest.raises(ValueError, match='expected head "both"'):
+        live.basis(SIX, head="none")
+    with pytest.raises(ValueError, match=r"places in the grid \(6, 7\)"):
+        live.patch(torch.zeros(9, 9, 3).numpy(), torch.zeros(48, 5), (6, 7), SOFT, torch.zeros(2, 5, 2))
+    with pytest.raises(ValueError, match=r"expected Pi \(K, 48\)"):
+        live.patch(torch.zeros(9, 9, 3).numpy(), torch.zeros(48, 5), (6, 8), SOFT, torch.zeros(2, 5, 2))
     with pytest.raises(ValueError, match="expected a PNG"):
         live.View("step", VIEWS["step"]().data, "says", b"GIF89a")._repr_html_()
