@@ -29,10 +29,10 @@ def rates(z, factors, eps2, half=0.5):
     return half * torch.log1p((z * torch.tensor(factors, dtype=torch.float64)) ** 2 / eps2)
 
 
-SHORT = "these tokens are so short that the softmax hardly tells them apart, and both move to their mean; try longer ones"
-OPPOSITE = (
-    "tokens on opposite sides of the origin don't look at each other; what does a short token do beside a long one on its side?"
+SHORT = (
+    "these tokens are so short that the softmax hardly tells them apart, and both move to their mean; try longer ones"
 )
+OPPOSITE = "tokens on opposite sides of the origin don't look at each other; what does a short token do beside a long one on its side?"
 EQUAL = "two tokens alike: each is the mean of both, and nothing moves"
 
 

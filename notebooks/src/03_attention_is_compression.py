@@ -30,7 +30,7 @@ import math
 import torch
 
 from tssa_lib import attention, photos, plots, rates
-from kit import DIFFERENCES, agree, check, check_below, exercise, mine, show
+from kit import DIFFERENCES, agree, check, check_below, exercise, live, mine, show
 
 torch.set_default_dtype(torch.float64)
 torch.manual_seed(0)
@@ -386,7 +386,20 @@ show(fig, alt="Four panels with the six tokens and an arrow from each. Exact: al
 # The exact step pulls everything in. The difference pushes everything *outward*, as predicted. The softmax repairs it on the whole, because
 # its mean is bounded; only c, whose likes lie farther out, still moves outward. (Stage 2 equals stage 3 here: the
 # two axes fill the plane.) The layer as built adds the mean instead of moving towards it, and pushes everything
-# outward again. Six tokens may be special, so take 400 patches of a photo: 128 principal coordinates, dealt out
+# outward again.
+#
+# The view below moves all this. Slide $\varepsilon^2$ from coarse to fine with the difference, then switch to the softmax and slide again.
+# **Predict:** at which $x$ does an arrow turn around, and does the softmax turn, too?
+
+# %% tags=["hide-input"]
+# view: one step by stage, with the precision as a slider
+live.sign(six, axes, eps2=eps2, groups=[0, 0, 0, 1, 1, 1])
+
+# %% [markdown]
+# What you saw: the difference stretches a direction as soon as its $x$ passes one. The softmax knows no $\varepsilon$ and keeps its
+# direction, and the layer as built points uphill at every precision.
+#
+# Six tokens may be special, so take 400 patches of a photo: 128 principal coordinates, dealt out
 # to four heads in turn, all tokens of unit length.
 
 # %%
