@@ -108,30 +108,38 @@ class Trial:
 # --- one detector -------------------------------------------------------------------------------
 
 
+def place(arm: Arm, seed: int, folder: Path) -> Path:
+    """Where the steps of one detector are kept."""
+    return folder / f"{arm.block.replace(' ', '-')}-{'-'.join(arm.places)}-{seed}"
+
+
 def one(trial: Trial, arm: Arm, seed: int, folder: Path) -> dict[str, Any]:
-    """Train, measure on the validation pictures, and ask what the detector uses; each step is kept in `folder`."""
-    folder = folder / f"{arm.block.replace(' ', '-')}-{'-'.join(arm.places)}-{seed}"
-    asked = trial.asked(arm, seed)
+    """Train a detector and measure it on the validation pictures."""
+    here, asked = place(arm, seed, folder), trial.asked(arm, seed)
 
     def train() -> dict[str, Any]:
         settings = {**trial.recipe, "imgsz": trial.imgsz, "epochs": trial.epochs, "seed": seed, "device": trial.device}
         weights = stock_weights(trial.size) if trial.weights == "stock" else trial.weights
-        return detectors.trained(arm.plan, trial.data, folder, trial.size, weights, **settings)[1]
+        return detectors.trained(arm.plan, trial.data, here, trial.size, weights, **settings)[1]
 
     with fused_softmax():
-        took = detectors.kept(folder / "train.json", asked, train)
-        val = detectors.kept(folder / "val.json", asked, lambda: scores(trial, folder, "val"))
-        use = detectors.kept(folder / "use.json", asked, lambda: {"use": used(trial, folder)})
-    return {"arm": str(arm), **took, "val": without(val), "use": use["use"]}
+        took = detectors.kept(here / "train.json", asked, train)
+        val = detectors.kept(here / "val.json", asked, lambda: scores(trial, here, "val"))
+    return {"arm": str(arm), **took, "val": without(val)}
+
+
+def ask(trial: Trial, arm: Arm, seed: int, folder: Path) -> list[dict[str, Any]]:
+    """What the finished detector uses: a row for each change of its attention."""
+    here = place(arm, seed, folder)
+    with fused_softmax():
+        return detectors.kept(here / "use.json", trial.asked(arm, seed), lambda: {"use": used(trial, here)})["use"]
 
 
 def test(trial: Trial, arm: Arm, seed: int, folder: Path) -> dict[str, Any]:
-    """The same detector on the test pictures: for the end."""
-    folder = folder / f"{arm.block.replace(' ', '-')}-{'-'.join(arm.places)}-{seed}"
+    """The finished detector on the test pictures: for the end."""
+    here = place(arm, seed, folder)
     with fused_softmax():
-        return without(
-            detectors.kept(folder / "test.json", trial.asked(arm, seed), lambda: scores(trial, folder, "test"))
-        )
+        return without(detectors.kept(here / "test.json", trial.asked(arm, seed), lambda: scores(trial, here, "test")))
 
 
 def without(found: dict[str, Any]) -> dict[str, Any]:
@@ -278,12 +286,14 @@ def run(trial: Trial, arms: Sequence[Arm], seeds: Sequence[int], folder: Path, c
     described = check_data(trial.data)
     todo = [(trial, arm, seed, folder) for seed in seeds for arm in arms]  # seed by seed: pairs first
     if so_far:
-        todo = [what for what in todo if finished(*what)]
+        todo = [what for what in todo if (place(*what[1:]) / "val.json").is_file()]
         if not todo:
             raise ValueError(f"expected finished trainings in {folder}, found none")
     order = [(str(arm), seed) for _, arm, seed, _ in todo]
     rows = list(tqdm(detectors.each(one, todo, workers), total=len(todo), desc="trainings", unit="training"))
     rows.sort(key=lambda row: order.index((row["arm"], row["asked"]["seed"])))
+    for row, what in zip(rows, tqdm(todo, desc="what they use", unit="detector")):
+        row["use"] = ask(*what) if not so_far or (place(*what[1:]) / "use.json").is_file() else []
     if described.get("test") and not so_far:
         for row, what in zip(rows, todo):
             row["test"] = test(*what)
@@ -307,11 +317,6 @@ def run(trial: Trial, arms: Sequence[Arm], seeds: Sequence[int], folder: Path, c
         ],
     }
     return {**found, "verdict": results.verdict(found)}
-
-
-def finished(trial: Trial, arm: Arm, seed: int, folder: Path) -> bool:
-    place = folder / f"{arm.block.replace(' ', '-')}-{'-'.join(arm.places)}-{seed}"
-    return (place / "use.json").is_file()
 
 
 def main(words: list[str] | None = None) -> None:

@@ -60,15 +60,15 @@ def use_differences(found: dict[str, Any]) -> list[dict[str, Any]]:
     """What each detector loses on the validation pictures when its attention is changed: changed minus untouched."""
     rows = []
     for arm in found["arms"]:
-        ours = [row for row in found["rows"] if row["arm"] == arm]
-        for name in dict.fromkeys(use["intervention"] for row in ours for use in row["use"]):
-            left = [use["mAP50"] for row in ours for use in row["use"] if use["intervention"] == name]
-            whole = [row["val"]["mAP50"] for row in ours]
-            if len(left) == len(whole) > 1:
-                level = sum(whole) / len(whole)
-                rows.append(
-                    {"arm": arm, "intervention": name, "seeds": len(left), "level": level} | difference(left, whole)
-                )
+        by_name: dict[str, list[tuple[float, float]]] = {}  # (changed, untouched) of each seed
+        for row in found["rows"]:
+            for use in row["use"] if row["arm"] == arm else ():
+                by_name.setdefault(use["intervention"], []).append((use["mAP50"], row["val"]["mAP50"]))
+        for name, both in by_name.items():
+            left, whole = zip(*both)
+            if len(both) > 1:
+                row = {"arm": arm, "intervention": name, "seeds": len(both), "level": sum(whole) / len(whole)}
+                rows.append({**row, **difference(left, whole)})
     return rows
 
 
