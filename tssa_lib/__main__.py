@@ -16,7 +16,8 @@ examples:
   python -m tssa_lib val --model best.pt --data my.yaml imgsz=1280
   python -m tssa_lib predict --model best.pt --source photos/
   python -m tssa_lib export --model best.pt --format onnx imgsz=640
-  python -m tssa_lib lens --model best.pt --source photo.jpg   what TSSA sees in it: lens.html, to open in a browser
+  python -m tssa_lib lens                                      what TSSA sees in blood cells: lens.html, for a browser
+  python -m tssa_lib lens --model best.pt --source photo.jpg   the same of one's own detector and picture
   python -m tssa_lib yolo track model=best.pt source=clip.mp4  Ultralytics' own command line, with TSSA registered
 
 `python -m tssa_lib train --help` says what each option of a command does.
@@ -117,8 +118,10 @@ def export(given: argparse.Namespace) -> None:
 
 
 def lens(given: argparse.Namespace) -> None:
-    from tssa_lib.lens import Lens
+    from tssa_lib.lens import Lens, example
 
+    if given.source is None:
+        given.source, given.other = example()
     page = Lens(given.model, given.source, given.other, imgsz=given.imgsz, conf=given.conf)
     print(f"{page.data['sentence']}\n{page.save(given.out)}: open it in a browser")
 
@@ -188,8 +191,12 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--model", required=True, help="checkpoint")
     one.add_argument("--format", default="onnx", help="onnx, torchscript, openvino, … (default: onnx)")
     one = verb("lens", lens, "show memberships and gates of a model on a picture, as a page to open", settings=False)
-    one.add_argument("--model", required=True, help="checkpoint of a detector with TSSA")
-    one.add_argument("--source", required=True, help="picture")
+    one.add_argument(
+        "--model",
+        default="blood_cells",
+        help="detector with TSSA: checkpoint, or blood_cells, which is ready (default)",
+    )
+    one.add_argument("--source", help="picture (default: blood cells)")
     one.add_argument("--other", help="another picture, whose gates are tried in place of the picture's own")
     one.add_argument("--out", default="lens.html", help="the page that is written (default: lens.html)")
     one.add_argument("--imgsz", type=int, help="longest side in pixels (default: what the model was trained at)")

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from tssa_lib import plots, views
 from tssa_lib.observe import Look, Observation, Observer
-from tssa_lib.paths import PACKAGE
+from tssa_lib.paths import PACKAGE, shipped
 from tssa_lib.silence import intervene
 
 RULES = {  # what the softmax over the heads is taken of
@@ -81,6 +81,11 @@ class Lens:
     def save(self, path: str | Path) -> Path:
         """Write the page: it needs no kernel, no library and no network."""
         return write(path, "TSSA lens", self._repr_html_())
+
+
+def example() -> tuple[Path, Path]:
+    """A picture of blood cells that the ready detector has not been trained on, and another one."""
+    return tuple(shipped(f"blood_cells/images/val/BloodImage_{n}.jpg") for n in ("00216", "00148"))
 
 
 NOTE = (

@@ -171,19 +171,17 @@ class Look(NamedTuple):
 class Observer:
     """A model made ready to look at pictures as Ultralytics' `predict` would; `look` is the short form.
 
-    model: a YOLO, its network, a checkpoint's path, any module that takes (B, 3, H, W) in [0, 1], or a classifier of
-    grey squares (B, side, side) that has a `side`. `imgsz`: the longest side in pixels, or (H, W); by default the size
-    that the model was trained at. `conf`: boxes from this confidence up. `network` is the copy that runs and may be
-    altered; the model is never touched. ValueError for a model without a TSSA, TypeError for what is no model.
+    model: a YOLO, its network, what `weights.load` opens, any module that takes (B, 3, H, W) in [0, 1], or a classifier
+    of grey squares (B, side, side) that has a `side`. `imgsz`: the longest side in pixels, or (H, W); by default the
+    size that the model was trained at. `conf`: boxes from this confidence up. `network` is the copy that runs and may
+    be altered; the model is never touched. ValueError for a model without a TSSA, TypeError for what is no model.
     """
 
     def __init__(self, model: Any, imgsz: int | tuple[int, int] | None = None, conf: float = 0.25):
         if isinstance(model, (str, Path)):
-            from tssa_lib.yolo import YOLO
+            from tssa_lib.weights import load
 
-            if Path(model).suffix == ".pt" and not Path(model).is_file():
-                raise FileNotFoundError(f"expected a checkpoint, got {model}: there is no such file")
-            model = YOLO(model)
+            model = load(model)
         wrapped = hasattr(model, "predictor")  # a YOLO wraps its network, which has a .model as well
         module = model.model if wrapped else model
         if not isinstance(module, nn.Module):

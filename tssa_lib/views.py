@@ -88,9 +88,9 @@ def _sentence(look: Look, o: Observation, k: int, b: int | None, held: float) ->
     else:
         name = look.names.get(int(look.boxes[b, 5]), "object")
         says = f"Head {k + 1} at {place(o)} holds {mass:.0%} of all tokens and {held:.0%} of this {name}"
-    if gate < 0.75 * others:
+    if gate < 0.85 * others:
         says += f"; its gates are low ({gate:.2f} against {others:.2f}): this is what the layer keeps."
-    elif gate > others / 0.75:
+    elif gate > others / 0.85:
         says += f"; its gates are high ({gate:.2f} against {others:.2f}): this is what the layer takes away most."
     else:
         says += f"; its gates ({gate:.2f}) are like the others' ({others:.2f})."

@@ -12,6 +12,7 @@ from tssa_lib import plots, views
 from tssa_lib.lens import Lens, match
 from tssa_lib.observe import Observer
 from tssa_lib.silence import intervene
+from tssa_lib.tssa import TSSA
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium or Chrome on this machine to drive")
@@ -64,31 +65,38 @@ def lens(detector, picture, conf):
     return Lens(detector, picture, other=picture[::-1].copy(), imgsz=320, conf=conf, progress=False)
 
 
-@contextmanager
-def opened(url, script=True, size=(1280, 900)):
+@pytest.fixture(scope="module")
+def browser():
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page(viewport=dict(zip(("width", "height"), size)), java_script_enabled=script)
-        trouble = []
-        page.on("pageerror", lambda error: trouble.append(f"error: {error}"))
-        page.on("console", lambda message: trouble.append(message.text) if message.type == "error" else None)
-        page.on("request", lambda r: trouble.append(r.url) if not r.url.startswith(("file:", "data:")) else None)
-        page.goto(url)
-        yield page, trouble
-        browser.close()
+        yield driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+
+
+@contextmanager
+def opened(browser, url, script=True):
+    """A page, and everything that went wrong in it or wanted to leave it."""
+    page, trouble = browser.new_page(viewport={"width": 1280, "height": 900}, java_script_enabled=script), []
+    page.on("pageerror", lambda error: trouble.append(f"error: {error}"))
+    page.on("console", lambda message: trouble.append(message.text) if message.type == "error" else None)
+    page.on("request", lambda r: trouble.append(r.url) if not r.url.startswith(("file:", "data:")) else None)
+    page.goto(url)
+    yield page, trouble
+    page.close()
 
 
 STATE = """() => {
-  const host = document.querySelector(".tssa-lens"), $ = css => host.shadowRoot.querySelector(css), c = $(".photo canvas");
-  const boxes = [...host.shadowRoot.querySelectorAll(".found rect")].filter((_, n) => n % 2);
-  return {...host.dataset, size: [c.height, c.width], pixels: [...c.getContext("2d").getImageData(0, 0, c.width, c.height).data],
-    table: [...$("table").rows].slice(1).map(r => [...r.cells].map(v => Number(v.textContent.replace("−", "-")))),
-    shares: [...host.shadowRoot.querySelectorAll(".shares button")].map(b => Number(b.lastChild.textContent)),
-    boxes: boxes.filter(b => b.getAttribute("stroke-dasharray") != "6 4").map(b => ["x", "y", "width", "height"].map(k => Number(b.getAttribute(k)))),
-    gone: boxes.filter(b => b.getAttribute("stroke-dasharray") == "6 4").length,
-    inbox: $(".inbox").textContent, answer: $(".answer").textContent, honest: $(".honest").textContent, sentence: $(".sentence").textContent}
+  const host = document.querySelector(".tssa-lens"), $ = css => host.shadowRoot.querySelector(css);
+  const all = css => [...host.shadowRoot.querySelectorAll(css)], number = e => Number(e.textContent.replace("−", "-"));
+  const c = $(".photo canvas"), boxes = all(".found rect").filter((_, n) => n % 2);   // drawn twice, for contrast
+  const gone = b => b.getAttribute("stroke-dasharray") == "6 4";
+  const words = Object.fromEntries(["inbox", "answer", "honest", "sentence"].map(at => [at, $("." + at).textContent]));
+  return {...host.dataset, ...words, size: [c.height, c.width],
+    pixels: [...c.getContext("2d").getImageData(0, 0, c.width, c.height).data],
+    table: [...$("table").rows].slice(1).map(row => [...row.cells].map(number)),
+    shares: all(".shares button").map(b => number(b.lastChild)),
+    boxes: boxes.filter(b => !gone(b)).map(b => ["x", "y", "width", "height"].map(k => Number(b.getAttribute(k)))),
+    gone: boxes.filter(gone).length};
 }"""
 
 
@@ -111,11 +119,11 @@ def same_boxes(state, boxes):
 
 
 @needs_browser
-def test_every_layer_and_head_as_the_library_computes_it(lens, detector, picture, conf, tmp_path):
+def test_every_layer_and_head_as_the_library_computes_it(browser, lens, detector, picture, conf, tmp_path):
     observer = Observer(detector, 320, conf)
     look = observer(picture)[0]
     assert look.picture.shape == (256, 320, 3) and 8 <= len(look.boxes) <= 12
-    with opened(lens.save(tmp_path / "lens.html").as_uri()) as (page, trouble):
+    with opened(browser, lens.save(tmp_path / "lens.html").as_uri()) as (page, trouble):
         do = page.locator(".tssa-lens")
         first = page.evaluate(STATE)
         seen = views.telling(look)
@@ -185,10 +193,10 @@ def head_off(k):
 
 
 @needs_browser
-def test_maps_of_moments_and_of_what_is_taken_and_the_keyboard(lens, tmp_path):
+def test_maps_of_moments_and_of_what_is_taken_and_the_keyboard(browser, lens, tmp_path):
     look = lens.look
     o = look.layers[0]
-    with opened(lens.save(tmp_path / "lens.html").as_uri()) as (page, trouble):
+    with opened(browser, lens.save(tmp_path / "lens.html").as_uri()) as (page, trouble):
         do = page.locator(".tssa-lens")
         do.locator('.tile[data-at="0:1"]').click()
         taken = views.taken(o)
@@ -237,12 +245,13 @@ def same_map_loosely(state, expected, color):
 
 
 @needs_browser
-@pytest.mark.parametrize("width", [360, 1600])
-def test_no_width_needs_scrolling_sideways_and_names_are_there(lens, tmp_path, width):
-    with opened(lens.save(tmp_path / "lens.html").as_uri(), size=(width, 800)) as (page, trouble):
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
-        photo, canvas = (page.locator(f".tssa-lens .photo {part}").bounding_box() for part in ("img", "canvas"))
-        assert photo == canvas, "the map lies on the photo"
+def test_no_width_needs_scrolling_sideways_and_names_are_there(browser, lens, tmp_path):
+    with opened(browser, lens.save(tmp_path / "lens.html").as_uri()) as (page, trouble):
+        for width in (1600, 800, 360):
+            page.set_viewport_size({"width": width, "height": 800})
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            photo, canvas = (page.locator(f".tssa-lens .photo {part}").bounding_box() for part in ("img", "canvas"))
+            assert photo == canvas, "the map lies on the photo"
         assert "memberships of a TSSA layer" in page.locator(".photo").get_attribute("aria-label")
         for live in (".says", ".answer", ".inbox"):
             assert page.locator(f".tssa-lens {live}").get_attribute("aria-live") == "polite"
@@ -250,7 +259,7 @@ def test_no_width_needs_scrolling_sideways_and_names_are_there(lens, tmp_path, w
 
 
 @needs_browser
-def test_in_an_exported_notebook_and_where_no_script_runs(lens, tmp_path):
+def test_in_an_exported_notebook_and_where_no_script_runs(browser, lens, tmp_path):
     import nbformat
     from nbconvert import HTMLExporter
 
@@ -259,11 +268,11 @@ def test_in_an_exported_notebook_and_where_no_script_runs(lens, tmp_path):
     cell = nbformat.v4.new_code_cell("lens", outputs=[output, output], execution_count=1)
     page_html, _ = HTMLExporter().from_notebook_node(nbformat.v4.new_notebook(cells=[cell]))
     (tmp_path / "export.html").write_text(page_html)
-    with opened((tmp_path / "export.html").as_uri()) as (page, trouble):
+    with opened(browser, (tmp_path / "export.html").as_uri()) as (page, trouble):
         assert page.locator(".tssa-lens .tile").count() == 2 * sum(len(layer["mass"]) for layer in lens.data["layers"])
         assert not page.locator(".tssa-lens > img").first.is_visible()
         assert not [t for t in trouble if t.startswith("error")]
-    with opened(lens.save(tmp_path / "lens.html").as_uri(), script=False) as (page, trouble):
+    with opened(browser, lens.save(tmp_path / "lens.html").as_uri(), script=False) as (page, trouble):
         image = page.locator(".tssa-lens > img")
         assert image.is_visible() and image.bounding_box()["height"] > 200
         assert image.get_attribute("alt") == lens.data["alt"] and trouble == []
@@ -302,11 +311,15 @@ def test_a_classifier_has_scores_in_place_of_boxes():
     assert "the answer keeps" in lens.data["honest"] and runs["all"]["says"].startswith("All TSSA updates off: class ")
 
 
-def test_one_head_a_layer_is_said(detector, picture):
-    from tssa_lib.yolo import YOLO
+def test_one_head_a_layer_is_said(picture):
+    class OneHead(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.side, self.attn = 8, TSSA(1, 1)
 
-    torch.manual_seed(0)
-    lens = Lens(YOLO("yolo11n-tssa.yaml"), picture, imgsz=64, progress=False)
-    assert lens.data["layers"][0]["K"] == 2 and "finds nothing" in lens.data["honest"]
-    for layer in (m for m in lens.look.layers):
-        assert layer.Pi.shape[1] == 2
+        def forward(self, x):
+            return self.attn(x.flatten(1)[..., None]).mean(1).expand(-1, 2)
+
+    lens = Lens(OneHead(), picture, progress=False)
+    assert "Π = 1, there are no memberships to see" in lens.data["sentence"]
+    assert [run["key"] for run in lens.data["runs"]] == ["", "layer:0", "all"]

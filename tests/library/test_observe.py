@@ -201,7 +201,7 @@ def test_clear_errors(yolo, tmp_path):
             pass
     with pytest.raises(TypeError, match="expected a YOLO, a module or a checkpoint's path, got int"):
         observe.look(3, "photo.jpg")
-    with pytest.raises(FileNotFoundError, match="no such file"):
+    with pytest.raises(FileNotFoundError, match="found no file"):
         observe.look(tmp_path / "best.pt", "photo.jpg")
     with pytest.raises(ValueError, match="uint8 in BGR order"):
         observe.look(yolo, np.zeros((8, 8, 3)))
