@@ -1,11 +1,13 @@
 """Blood cells: the ready detector that comes with the project, and the trial of attention on real pictures.
 
-    python -m experiments.blood_cells ready     about twelve minutes of one core
-    python -m experiments.blood_cells trial     see MINUTES; resumable
+    python -m experiments.blood_cells ready     about eight minutes of one idle core
+    python -m experiments.blood_cells trial     about half an hour of one idle core; resumable
 
 `ready` trains YOLO11n with TSSA at P3, P4 and P5, in the form that the derivation suggests, keeps its last epoch in
 data/detectors/blood_cells.pt and writes data/results/blood_cells_ready.json: one seed, measured once.
-`trial` writes data/results/blood_cells.json, and its rows of use into data/results/use.json.
+`trial` writes data/results/blood_cells.json, and its rows of use into data/results/use.json. The control stands at P5
+alone: TSSA at three places has feed-forward parts at P3 and P4 besides, so a gain of it would have to be held against
+what is left when it is silenced.
 """
 
 from __future__ import annotations

@@ -351,7 +351,7 @@ def main(words: list[str] | None = None) -> None:
         parser.error(f"expected --seeds >= 2, as differences are paired, got {given.seeds}")
     arms = [Arm.read(words, given.places.upper().split(",")) for words in given.blocks.split(",")]
     data = given.data.resolve()
-    taken = {"imgsz": "--imgsz", "epochs": "--epochs", "seed": "--first-seed", "device": "--device"}
+    taken = {"imgsz": "--imgsz", "epochs": "--epochs", "seed": "--first-seed", "device": "--device", "data": "--data"}
     recipe = {**RECIPES[given.recipe], **as_settings(given.settings, taken), "plots": False}
     trial = Trial(
         data,
