@@ -30,11 +30,10 @@ from tssa_lib import yolo
 from tssa_lib.paths import data_dir
 from tssa_lib.scenes import SceneSpec, digest, make_scenes
 from tssa_lib.train import SCENES
-from tssa_lib.yolo import YOLO
+from tssa_lib.yolo import IMPROVED, YOLO
 
 # What the derivation suggests (lesson 6): logits that don't depend on resolution, narrower heads, and a temperature
 # at which Π is selective at the start. With 16 coordinates a head, the logits' spread over heads is about θ·√(2/16).
-IMPROVED = dict(head_width=16, normalize="rms", temp=4.0)
 BLOCKS: dict[str, tuple[str, dict[str, Any]]] = {
     "none": ("C2Plain", {}),
     "softmax": ("C2PSA", {}),

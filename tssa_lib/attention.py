@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, normalize, pad, scaled_dot_product_attention
 
+from tssa_lib.core import check_heads, check_tokens, join_heads, split_heads
+
 
 def mssa(x: Tensor, U: Tensor, scale: float = 1.0) -> Tensor:
     """Multi-head subspace self-attention: each head mixes the projected tokens by their similarity, quadratic in N.
@@ -61,18 +63,16 @@ class MSSA(nn.Module):
 
     def __init__(self, dim: int, num_heads: int = 8, *, tied: bool = False):
         super().__init__()
-        if dim < 1 or num_heads < 1 or dim % num_heads:
-            raise ValueError(f"expected num_heads that divides dim, got dim={dim}, num_heads={num_heads}")
+        check_heads(dim, num_heads)
         self.dim, self.num_heads, self.tied = dim, num_heads, tied
         self.qkv = nn.Linear(dim, dim, bias=False)
         self.to_out = nn.Identity() if tied else nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.ndim != 3 or x.shape[-1] != self.dim or x.shape[1] == 0 or not x.is_floating_point():
-            raise ValueError(f"expected x (B, N >= 1, {self.dim}) of a floating dtype, got {tuple(x.shape)} {x.dtype}")
-        w = self.qkv(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, K, N, p)
+        check_tokens(x, self.dim)
+        w = split_heads(self.qkv(x), self.num_heads)  # (B, K, N, p)
         y = scaled_dot_product_attention(w, w, w)  # (B, K, N, p), softmax over the keys
-        y = y.transpose(1, 2).flatten(2)  # (B, N, C)
+        y = join_heads(y)  # (B, N, C)
         return self.to_out(y @ self.qkv.weight if self.tied else y)
 
 
@@ -92,17 +92,15 @@ class Attention(nn.Module):
 
     def __init__(self, dim: int, num_heads: int = 8):
         super().__init__()
-        if dim < 1 or num_heads < 1 or dim % num_heads:
-            raise ValueError(f"expected num_heads that divides dim, got dim={dim}, num_heads={num_heads}")
+        check_heads(dim, num_heads)
         self.dim, self.num_heads = dim, num_heads
         self.qkv, self.to_out = nn.Linear(dim, self.parts * dim, bias=False), nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.ndim != 3 or x.shape[-1] != self.dim or x.shape[1] == 0 or not x.is_floating_point():
-            raise ValueError(f"expected x (B, N >= 1, {self.dim}) of a floating dtype, got {tuple(x.shape)} {x.dtype}")
+        check_tokens(x, self.dim)
         qkv = self.qkv(x).unflatten(-1, (self.parts, self.num_heads, -1))  # (B, N, 3, K, p)
         y = self.mix(*qkv.permute(2, 0, 3, 1, 4))  # (B, K, N, p)
-        return self.to_out(y.transpose(1, 2).flatten(2))  # (B, N, C)
+        return self.to_out(join_heads(y))  # (B, N, C)
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return scaled_dot_product_attention(q, k, v)  # softmax over the keys

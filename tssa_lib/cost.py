@@ -32,7 +32,8 @@ from tssa_lib.attention import (
     SlidingWindow,
     WrittenOut,
 )
-from tssa_lib.tssa import MASS, TSSA
+from tssa_lib.core import MASS, join_heads, split_heads
+from tssa_lib.tssa import TSSA
 
 HEAD_WIDTH = 32
 RIVALS: dict[str, Callable[[int, int, int], nn.Module]] = {  # (dim, num_heads, tokens) → layer
@@ -53,13 +54,13 @@ QUADRATIC = {"softmax (SDPA)": 25600, "CRATE's MSSA": 25600, "softmax, written o
 # ---- the two references -----------------------------------------------------------------------------
 def published(layer: TSSA, x: Tensor) -> Tensor:
     """The published vision layer with this layer's parameters, its operations one by one in their order."""
-    w = linear(x, layer.qkv.weight, layer.qkv.bias).unflatten(-1, (layer.num_heads, -1)).transpose(1, 2)  # (B, K, N, p)
+    w = split_heads(linear(x, layer.qkv.weight, layer.qkv.bias), layer.num_heads)  # (B, K, N, p)
     normed = normalize(w, dim=-2)  # over the tokens
     Pi = ((normed**2).sum(-1) * layer.temp).softmax(1)  # (B, K, N), over the K heads
     share = Pi / (Pi.sum(-1, keepdim=True) + MASS)
     moments = share.unsqueeze(-2) @ w**2  # (B, K, 1, p)
     y = -(w * Pi.unsqueeze(-1)) * (1 / (1 + moments))  # (B, K, N, p)
-    return layer.to_out(y.transpose(1, 2).flatten(2))  # (B, N, C)
+    return layer.to_out(join_heads(y))  # (B, N, C)
 
 
 def floor(layer: TSSA, x: Tensor) -> Tensor:
@@ -69,7 +70,7 @@ def floor(layer: TSSA, x: Tensor) -> Tensor:
 
 # ---- counting ---------------------------------------------------------------------------------------
 class Moved(TorchDispatchMode):
-    """Counts bytes: `moved`, what every operation reads and writes, views left out; `largest`, of the largest tensor made."""
+    """Counts bytes: `moved`, read and written by all operations but views; `largest`, of the largest tensor made."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,17 +1,40 @@
-"""The fast TSSA: the same layer as `tssa.TSSA`'s straightforward form, in few passes over the tokens.
+"""The fast TSSA: the same layer as the straightforward form, in few passes over the tokens, with its gradient by hand.
 
-Lesson 9 measures it and says where the time goes; the formulas are lesson 7's (eq. 7.1; Wu et al. 2024). It stands
-below `tssa.py` and knows nothing of layers; tests hold it equal to the straightforward and the literal form.
+Lesson 9 measures it and says where the time goes; the formulas are lesson 7's (eq. 7.1; Wu et al. 2024). It knows
+nothing of layers; tests hold it equal to the straightforward and the literal form.
+
+Three things make it fast. Squares are formed once, and the logits and second moments are matrix products with them. The
+gates scale the output map, C × C numbers, instead of the tokens. No layout is copied: heads are strided views, and the
+largest buffers are written over once their content is used up (each such place says so).
 """
 
-from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.functional import linear
 
-MASS = 1e-8  # added to n_k, as in the published layer: a head without members gets s = 0
-TINY = 1e-24  # floor of a coordinate's token norm squared: a dead channel gives logit 0, not 0/0
+from tssa_lib.core import MASS, TINY, join_heads, split_heads, token_update
+
+
+class Switches(NamedTuple):
+    """What a layer's switches mean for its update; the names are those of `core.token_statistics`."""
+
+    normalize: str  # "tokens", "rms" or "none"; memberships by code length have no fast form
+    c: float
+    mass: float
+    detach_memberships: bool
+
+
+class Terms(NamedTuple):
+    """The terms of one forward pass, kept for the backward pass. p coordinates in each of K heads."""
+
+    Pi: Tensor  # (B, K, N), memberships
+    size: Tensor | None  # (B, K, p), what each coordinate's squares are divided by; None for "none"
+    total: Tensor  # (B, K, p), Σ_j π_jk w_kj² = n_k s_k
+    n_k: Tensor  # (B, K, 1), Σ_j π_jk + mass
+    D: Tensor  # (B, K, p), the gates over c: n_k/(n_k + c·total) = 1/(1 + c s_k)
 
 
 def fast_tssa(
@@ -25,81 +48,89 @@ def fast_tssa(
     normalize: str = "tokens",
     c: float = 1.0,
     mass: float = MASS,
-    frozen: bool = False,
+    detach_memberships: bool = False,
 ) -> Tensor:
-    """The whole layer in few passes over the tokens, equal to the straightforward `TSSA.forward` (lesson 9).
+    """The whole layer in few passes over the tokens, equal to the straightforward one (lesson 9, eq. 9.8).
 
-    Squares are formed once, and the logits and second moments are matrix products with them; the gates scale the
-    output map, C × C numbers, instead of the tokens; no layout is copied, heads are strided views. The backward pass
-    is written by hand and keeps only x, w and Π. There are no second derivatives: use the straightforward layer.
+    The backward pass keeps only x, w and Π. Where it is to be differentiated itself (`create_graph=True`) it
+    differentiates the straightforward form, which is right to any order, at that form's cost.
 
     x (B, N, C), weight (C, C), out (O, C) → (B, N, O). With weight = out = None the update alone on a projected
-    map, x = w (B, C, N) → (B, C, N). float32 or float64; `frozen` holds Π fixed in the backward pass.
+    map, x = w (B, C, N) → (B, C, N). float32 or float64; `detach_memberships` holds Π fixed in the backward pass.
 
     >>> w = torch.ones(1, 4, 9)                             # one head: Π = 1, s = 1, D = 1/2
     >>> torch.equal(fast_tssa(w, torch.ones(1, 1)), -w / 2)
     True
     """
+    switches = Switches(normalize, c, mass, detach_memberships)
     inputs = x if weight is not None else x.contiguous(), temp, weight, bias, out, out_bias
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs):
-        return _FastTSSA.apply(*inputs, normalize, c, mass, frozen)
-    return _forward(*inputs, normalize, c, mass, keep=False)[0]
+        return _FastTSSA.apply(*inputs, switches)
+    return _forward(*inputs, switches, keep=False)[0]
 
 
-def fused_tssa(
-    w: Tensor,
-    temp: Tensor,
-    *,
-    normalize: str = "tokens",
-    c: float = 1.0,
-    mass: float = MASS,
-    frozen: bool = False,
-    drop: Callable[[Tensor], Tensor] = lambda D: D,
-) -> Tensor:
-    """The update on w (B, N, K, p), in the sums that `torch.compile` fuses best: four loops over the tokens (lesson 9).
-
-    Every sum keeps its axis, Π lies beside its token, and the moments are divided by n_k after their sum, so that
-    both take one loop. `drop` is applied to the gates; half precision is widened to float32. (B, N, K, p).
-
-    >>> fused_tssa(torch.ones(1, 9, 1, 4), torch.ones(1, 1))[0, 0]
-    tensor([[-0.5000, -0.5000, -0.5000, -0.5000]])
-    """
-    v = w if w.dtype in (torch.float32, torch.float64) else w.float()
-    w2, a = v * v, temp
-    if normalize != "none":
-        a = temp / w2.sum(1, keepdim=True).clamp_min(TINY) * (1 if normalize == "tokens" else w.shape[1] / w.shape[3])
-    Pi = (w2 * a).sum(3, keepdim=True).softmax(2)  # (B, N, K, 1), over the K heads
-    Pi = Pi.detach() if frozen else Pi
-    n_k = Pi.sum(1, keepdim=True) + mass  # (B, 1, K, 1)
-    D = c * n_k / (n_k + c * (Pi * w2).sum(1, keepdim=True))  # (B, 1, K, p)
-    return (-v * Pi * drop(D)).to(w.dtype)
-
-
-def eager(x: Tensor) -> bool:
-    """Whether `fast_tssa` can take x: not compiled, exported, traced or transformed by torch.func, no half precision."""
-    special = torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()
-    return (
-        not special
-        and x.dtype in (torch.float32, torch.float64)
-        and x.device.type in ("cpu", "cuda")
-        and not torch.is_autocast_enabled(x.device.type)
+def supports_fast_path(x: Tensor) -> bool:
+    """Whether `fast_tssa` can take x: run eagerly in full precision, by nothing that would need to see inside."""
+    return not (
+        torch.compiler.is_compiling()  # first: a compiler guards all that it sees
+        or torch.jit.is_tracing()
+        or torch._C._are_functorch_transforms_active()  # torch.func
+        or forward_ad._current_level >= 0  # dual numbers
+        or x.dtype not in (torch.float32, torch.float64)
+        or x.device.type not in ("cpu", "cuda")
+        or torch.is_autocast_enabled(x.device.type)
     )
 
 
-def bare(m: nn.Module, kind: type[nn.Module] = nn.Linear) -> bool:
+def is_plain(m: nn.Module, kind: type[nn.Module] = nn.Linear) -> bool:
     """Whether m is the layer's own module of this kind, which nobody replaced, parametrised or hooked."""
-    return type(m) is kind and not (
-        m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks
-    )
+    hooks = m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks
+    return type(m) is kind and not hooks
 
 
-def _heads(w: Tensor, K: int, tokens_first: bool) -> Tensor:
-    """w (B, N, C) or (B, C, N) as a view (B, K, p, N)."""
+# ---- the forward pass -------------------------------------------------------------------------------
+def _forward(x, temp, weight, bias, out, out_bias, switches: Switches, keep: bool = True):
+    """(y, w, terms); with `keep=False` the projected tokens w are written over."""
+    on_map = weight is None
+    w = x if on_map else linear(x, weight, bias)  # (B, C, N) or (B, N, C)
+    heads = _heads(w, len(temp), on_map)  # (B, K, p, N)
+    terms = _terms(heads, temp, switches)
+    target = None if keep or on_map else heads  # u takes w's place if nobody needs w: one buffer less to fill
+    u = torch.mul(heads, terms.Pi.unsqueeze(2), out=target)  # (B, K, p, N), the tokens times their memberships
+    if on_map:
+        return u.mul_(-switches.c * terms.D.unsqueeze(3)).view(w.shape), w, terms
+    V = (out * _minus_gates(terms, switches)).mT  # (B, C, O), the gates in the output map
+    u = w if target is not None else u.flatten(1, 2).mT  # (B, N, C)
+    return torch.bmm(u, V) if out_bias is None else torch.baddbmm(out_bias, u, V), w, terms
+
+
+def _terms(heads: Tensor, temp: Tensor, switches: Switches) -> Terms:
+    w2 = heads * heads  # (B, K, p, N), the squares, once
+    size = {"tokens": w2.sum, "rms": w2.mean, "none": lambda axis: None}[switches.normalize](-1)
+    Pi = _row_products(_square_weights(temp, size, switches, w2.shape[:3]), w2).softmax(1)  # (B, K, N), over the heads
+    total, n_k = _row_products(Pi, w2.mT), Pi.sum(-1, keepdim=True) + switches.mass  # (B, K, p), (B, K, 1)
+    return Terms(Pi, size, total, n_k, n_k / n_k.add(total, alpha=switches.c))
+
+
+def _square_weights(temp: Tensor, size: Tensor | None, switches: Switches, shape: torch.Size) -> Tensor:
+    """a (B, K, p): the logits are Σ_i a_ki w_kij²."""
+    if size is None:
+        return temp.expand(shape).contiguous()
+    return (temp / shape[2] if switches.normalize == "rms" else temp) / size.clamp(min=TINY)
+
+
+def _minus_gates(terms: Terms, switches: Switches) -> Tensor:
+    """−D_k side by side, as columns of the output map meet them. (B, 1, C)."""
+    return -switches.c * terms.D.flatten(1).unsqueeze(1)
+
+
+def _heads(w: Tensor, K: int, on_map: bool) -> Tensor:
+    """w (B, C, N) of a map, else (B, N, C), as a view (B, K, p, N)."""
     B, n, m = w.shape
-    return w.view(B, n, K, m // K).permute(0, 2, 3, 1) if tokens_first else w.view(B, K, n // K, m)
+    return w.view(B, K, n // K, m) if on_map else w.view(B, n, K, m // K).permute(0, 2, 3, 1)
 
 
-def _products(a: Tensor, b: Tensor) -> Tensor:
+def _row_products(a: Tensor, b: Tensor) -> Tensor:
     """(B, K, q), (B, K, q, n) → (B, K, n): products that `torch.matmul` makes by copying a strided b."""
     B, K, q, n = b.shape
     if B == 1 or b.stride(0) == K * b.stride(1):
@@ -107,79 +138,26 @@ def _products(a: Tensor, b: Tensor) -> Tensor:
     return torch.stack([torch.bmm(a[:, k, None], b[:, k])[:, 0] for k in range(K)], 1)
 
 
-def _forward(x, temp, weight, bias, out, out_bias, normalize, c, mass, keep=True):
-    w = x if weight is None else linear(x, weight, bias)  # (B, C, N) or (B, N, C)
-    heads = _heads(w, len(temp), weight is not None)  # (B, K, p, N)
-    B, K, p, N = heads.shape
-    w2 = heads * heads  # the squares, once
-    m = w2.sum(-1) if normalize != "none" else None  # (B, K, p)
-    a = (
-        temp.expand(B, K, p).contiguous()
-        if m is None
-        else (temp if normalize == "tokens" else temp * (N / p)) / m.clamp_min(TINY)
-    )
-    Pi = _products(a, w2).softmax(1)  # (B, K, N), over the K heads
-    s, n_k = _products(Pi, w2.mT), Pi.sum(-1, keepdim=True) + mass  # (B, K, p), n_k s_k; (B, K, 1)
-    D = n_k / n_k.add(s, alpha=c)  # (B, K, p), the gates without their c
-    u = torch.mul(heads, Pi.unsqueeze(2), out=None if keep or weight is None else heads)  # in w's place if it can go
-    if weight is None:
-        y = u.mul_(-c * D.unsqueeze(3)).view(w.shape)
-    else:
-        V = (out * (-c * D.view(B, 1, K * p))).mT  # (B, C, O), gates in the output map
-        u = u.flatten(1, 2).mT if keep else w  # (B, N, C)
-        y = torch.bmm(u, V) if out_bias is None else torch.baddbmm(out_bias, u, V)
-    return y, w, Pi, m, s, n_k, D
-
-
+# ---- the backward pass ------------------------------------------------------------------------------
 class _FastTSSA(torch.autograd.Function):
     """`_forward` and its gradient: gates, softmax and normalisation differentiated by hand (lesson 9)."""
 
     @staticmethod
-    def forward(ctx, x, temp, weight, bias, out, out_bias, normalize, c, mass, frozen):
-        y, w, *rest = _forward(x, temp, weight, bias, out, out_bias, normalize, c, mass)
-        ctx.save_for_backward(x, temp, weight, out, None if weight is None else w, *rest)
-        ctx.switches = normalize, c, frozen
+    def forward(ctx, x, temp, weight, bias, out, out_bias, switches):
+        y, w, terms = _forward(x, temp, weight, bias, out, out_bias, switches)
+        ctx.save_for_backward(x, temp, weight, bias, out, out_bias, None if weight is None else w, *terms)
+        ctx.switches = switches
         return y
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, g):
-        x, temp, weight, out, w, Pi, m, s, n_k, D = ctx.saved_tensors
-        normalize, c, frozen = ctx.switches
-        heads = _heads(x if weight is None else w, len(temp), weight is not None)
-        (B, K, p, N), Pi_ = heads.shape, Pi.unsqueeze(2)  # Pi_ (B, K, 1, N)
-        dout, u = None, heads * Pi_
-        # dy: of w·Π, through the output map; dD: of the gates
+        x, temp, weight, bias, out, out_bias, w, *terms = ctx.saved_tensors
+        if torch.is_grad_enabled():  # the gradient is to be differentiated: `create_graph`
+            return *_differentiable(ctx, g, x, temp, weight, bias, out, out_bias), None
         if weight is None:
-            g = g.reshape(x.shape).view(B, K, p, N)
-            dy, dD = g * (-c * D.unsqueeze(3)), u.mul_(g).sum(-1)
-        else:
-            minus_D = -c * D.view(B, 1, K * p)
-            G = torch.bmm(g.mT, u.flatten(1, 2).mT)  # (B, O, C)
-            dy = _heads(torch.bmm(g, out * minus_D), K, True)
-            dD, dout = (G * out).sum(1).view(B, K, p), (G * minus_D).sum(0)
-        # ds, dn: through c D = c n/(n + c s); dl: of the logits, through the softmax; da: of their weights a
-        dD = dD * D * D / n_k  # dD here is of −c D
-        ds, dw = c * c * dD, dy * Pi_
-        # a = temp / m, m the sums of squares; then dw = 2w(Π ds + dl a + dm) + dy Π, and the projection
-        a, dm, dtemp = temp.expand(B, K, p), torch.zeros_like(s), None
-        if not frozen:
-            w2, dn = torch.mul(heads, heads, out=u), -c * c * (dD * s).sum(-1, keepdim=True) / n_k
-            dPi = dy.mul_(heads).sum(2).add_(_products(ds, w2)).add_(dn)  # (B, K, N)
-            dl = dPi.sub_((dPi * Pi).sum(1, keepdim=True)).mul_(Pi)
-            da = dtemp = _products(dl, w2.mT)  # (B, K, p)
-            if normalize != "none":
-                scale = 1 if normalize == "tokens" else N / p
-                a, dtemp = scale * temp / m.clamp_min(TINY), scale * da / m.clamp_min(TINY)
-                dm = (dtemp * a).mul_(-1 / scale).masked_fill_(m <= TINY, 0)
-            dtemp = dtemp.sum((0, 2)).unsqueeze(1)
-        t = torch.addcmul(dm.unsqueeze(3), Pi_, ds.unsqueeze(3), out=u)
-        if not frozen:
-            t.addcmul_(dl.unsqueeze(2), a.unsqueeze(3))
-        dw = dw.addcmul_(t, heads, value=2).flatten(1, 2)  # (B, C, N)
-        if weight is None:
-            return dw.reshape(x.shape), dtemp, *[None] * 8
-        dw = dw.mT  # (B, N, C)
+            dw, dtemp = _backward_of_map(g, x, temp, Terms(*terms), ctx.switches)
+            return dw, dtemp, *[None] * 5
+        dw, dtemp, dout = _backward_of_tokens(g, w, temp, out, Terms(*terms), ctx.switches)
         return (
             dw @ weight,
             dtemp,
@@ -187,5 +165,80 @@ class _FastTSSA(torch.autograd.Function):
             dw.sum((0, 1)) if ctx.needs_input_grad[3] else None,
             dout,
             g.sum((0, 1)) if ctx.needs_input_grad[5] else None,
-            *[None] * 4,
+            None,
         )
+
+
+def _backward_of_map(g, x, temp, terms: Terms, switches: Switches) -> tuple[Tensor, Tensor | None]:
+    """From the gradient of the update alone, on a map x = w (B, C, N): of w and of the temperature."""
+    heads = _heads(x, len(temp), True)  # (B, K, p, N)
+    g = g.reshape(x.shape).view(heads.shape)
+    u = heads * terms.Pi.unsqueeze(2)  # (B, K, p, N)
+    du = g * (-switches.c * terms.D.unsqueeze(3))  # (B, K, p, N), y = −c D u
+    dD = u.mul_(g).sum(-1)  # (B, K, p), of −c D
+    dw, dtemp = _backward_of_update(du, dD, heads, temp, terms, switches, spare=u)
+    return dw.view(x.shape), dtemp
+
+
+def _backward_of_tokens(g, w, temp, out, terms: Terms, switches: Switches):
+    """From the gradient of the layer: of w (B, N, C), of the temperature and of the output map."""
+    heads, minus_D = _heads(w, len(temp), False), _minus_gates(terms, switches)  # (B, K, p, N), (B, 1, C)
+    u = heads * terms.Pi.unsqueeze(2)  # (B, K, p, N)
+    G = torch.bmm(g.mT, u.flatten(1, 2).mT)  # (B, O, C), y = u (out · minus_D)ᵀ
+    du = _heads(torch.bmm(g, out * minus_D), len(temp), False)  # (B, K, p, N)
+    dD, dout = (G * out).sum(1).view_as(terms.D), (G * minus_D).sum(0)  # (B, K, p), of −c D; (O, C)
+    dw, dtemp = _backward_of_update(du, dD, heads, temp, terms, switches, spare=u)
+    return dw.flatten(1, 2).mT, dtemp, dout
+
+
+def _backward_of_update(du, dD, w, temp, terms: Terms, switches: Switches, spare: Tensor):
+    """From du, of u = w·Π, and dD, of −c D: the gradients of w (B, K, p, N) and of the temperature.
+
+    dw = du Π + 2w(Π dtotal + dlogits a + dsize). `du` and `spare`, a buffer as large as w whose content is used up, are
+    written over: at these sizes a fresh buffer costs more than the arithmetic that fills it.
+    """
+    Pi, size, total, n_k, D = terms
+    c, Pi_ = switches.c, Pi.unsqueeze(2)  # (B, K, 1, N)
+    # through c D = c n/(n + c·total)
+    slope = dD * D * D / n_k  # (B, K, p)
+    dtotal, dn = c * c * slope, -c * c * (slope * total).sum(-1, keepdim=True) / n_k  # (B, K, p), (B, K, 1)
+    dw = du * Pi_
+    if switches.detach_memberships:
+        return dw.addcmul_(torch.mul(Pi_, dtotal.unsqueeze(3), out=spare), w, value=2), None
+    # through Π = softmax(logits)
+    w2 = torch.mul(w, w, out=spare)
+    dPi = du.mul_(w).sum(2).add_(_row_products(dtotal, w2)).add_(dn)  # (B, K, N)
+    dlogits = dPi.sub_((dPi * Pi).sum(1, keepdim=True)).mul_(Pi)  # (B, K, N)
+    # through logits = Σ_i a w², a = θ/size (over p as well for "rms")
+    da = _row_products(dlogits, w2.mT)  # (B, K, p)
+    a = _square_weights(temp, size, switches, da.shape)  # (B, K, p)
+    if size is None:
+        dtemp, dsize = da, torch.zeros_like(total)
+    else:
+        dtemp = da * _square_weights(torch.ones_like(temp), size, switches, da.shape)
+        dsize = (-da * a / size.clamp(min=TINY)).masked_fill_(size <= TINY, 0)
+        dsize = dsize / Pi.shape[-1] if switches.normalize == "rms" else dsize  # a mean over the tokens
+    weight = torch.addcmul(dsize.unsqueeze(3), Pi_, dtotal.unsqueeze(3), out=spare)  # (B, K, p, N), w2 is used up
+    weight.addcmul_(dlogits.unsqueeze(2), a.unsqueeze(3))
+    return dw.addcmul_(weight, w, value=2), dtemp.sum((0, 2)).unsqueeze(1)
+
+
+# ---- derivatives of the backward pass ---------------------------------------------------------------
+def _differentiable(ctx, g: Tensor, *inputs: Tensor | None) -> list[Tensor | None]:
+    """The gradients as functions of g and of all inputs, by way of the straightforward form."""
+    own = [None if t is None else t.view_as(t) for t in inputs]  # so that no input is reached through another one
+    wanted = [i for i, needed in enumerate(ctx.needs_input_grad[: len(own)]) if needed]
+    y = _straightforward(*own, ctx.switches)
+    found = torch.autograd.grad(y, [own[i] for i in wanted], g, create_graph=True, allow_unused=True)
+    grads: list[Tensor | None] = [None] * len(own)
+    for i, gradient in zip(wanted, found):
+        grads[i] = gradient
+    return grads
+
+
+def _straightforward(x, temp, weight, bias, out, out_bias, switches: Switches) -> Tensor:
+    if weight is None:
+        w = x.unflatten(1, (len(temp), -1)).mT  # (B, K, N, p)
+        return token_update(w, temp, **switches._asdict()).mT.flatten(1, 2)  # (B, C, N)
+    w = split_heads(linear(x, weight, bias), len(temp))  # (B, K, N, p)
+    return linear(join_heads(token_update(w, temp, **switches._asdict())), out, out_bias)  # (B, N, O)

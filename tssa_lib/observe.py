@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from tssa_lib.photos import load_image
-from tssa_lib.tssa import TSSA, Statistics, entropy, second_moments
+from tssa_lib.tssa import TSSA, Statistics, TokenStatistics, entropy, second_moments  # noqa: F401  (TSSA: examples)
 
 
 class Observation(NamedTuple):
@@ -83,7 +83,7 @@ def observe(model: nn.Module) -> Iterator[list[Observation]]:
         x = inputs[0] if inputs else None
         rows[0] = x.shape[-2] if isinstance(x, Tensor) and (x.ndim == 4 or side) else 0
 
-    def note(name: str, layer: TSSA, x: Tensor, output: Tensor) -> None:
+    def note(name: str, layer: TokenStatistics, x: Tensor, output: Tensor) -> None:
         w, (Pi, s, D) = layer.project(x), layer.statistics(x)
         grid = tuple(x.shape[-2:]) if x.ndim == 4 else (side, side) if side and side**2 == Pi.shape[-1] else None
         stride = round(rows[0] / grid[0]) if grid and rows[0] else None
@@ -115,12 +115,12 @@ def record(model: nn.Module) -> Iterator[dict[str, list[Statistics]]]:
 
 
 @contextmanager
-def _each_call(model: nn.Module, note: Callable[[str, TSSA, Tensor, Tensor], None]) -> Iterator[None]:
+def _each_call(model: nn.Module, note: Callable[[str, TokenStatistics, Tensor, Tensor], None]) -> Iterator[None]:
     """Call note(name, layer, x, output) after each pass through a TSSA, without gradients, the layer in evaluation."""
 
     def hook(name: str) -> Callable[..., None]:
         @torch.no_grad()
-        def call(layer: TSSA, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        def call(layer: TokenStatistics, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             modes = {m: m.training for m in layer.modules()}
             layer.eval()
             try:
@@ -139,9 +139,9 @@ def _each_call(model: nn.Module, note: Callable[[str, TSSA, Tensor, Tensor], Non
             h.remove()
 
 
-def layers_of(model: nn.Module) -> dict[str, TSSA]:
+def layers_of(model: nn.Module) -> dict[str, TokenStatistics]:
     """Every TSSA of a model by its name, in the model's order. ValueError for a model without one."""
-    layers = {name: m for name, m in model.named_modules() if isinstance(m, TSSA)}
+    layers = {name: m for name, m in model.named_modules() if isinstance(m, TokenStatistics)}
     if not layers:
         raise ValueError(f"expected a model that holds a TSSA layer, got {type(model).__name__} without one")
     return layers

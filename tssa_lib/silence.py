@@ -21,30 +21,30 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from tssa_lib.tssa import TSSA, Statistics, gates, second_moments
+from tssa_lib.tssa import TSSA, Statistics, TokenStatistics, gates, second_moments  # noqa: F401  (TSSA: example)
 
 
-def _silenced(layer: TSSA, w: Tensor, found: Statistics) -> Statistics:
+def _silenced(layer: TokenStatistics, w: Tensor, found: Statistics) -> Statistics:
     return found._replace(gates=torch.zeros_like(found.gates))
 
 
-def _uniform(layer: TSSA, w: Tensor, found: Statistics) -> Statistics:
+def _uniform(layer: TokenStatistics, w: Tensor, found: Statistics) -> Statistics:
     Pi = torch.full_like(found.Pi, 1 / found.Pi.shape[-2])  # (B, K, N)
     s = second_moments(w, Pi, layer.mass)  # (B, K, p)
     return Statistics(Pi, s, gates(s, layer.c))
 
 
-def _swapped(layer: TSSA, w: Tensor, found: Statistics) -> Statistics:
+def _swapped(layer: TokenStatistics, w: Tensor, found: Statistics) -> Statistics:
     if len(found.gates) < 2:
         raise ValueError("expected a batch of two pictures or more to swap their gates, got one")
     return found._replace(gates=found.gates.roll(1, 0))
 
 
-def _constant(layer: TSSA, w: Tensor, found: Statistics) -> Statistics:
+def _constant(layer: TokenStatistics, w: Tensor, found: Statistics) -> Statistics:
     return found._replace(gates=found.gates.mean((0, 2), keepdim=True).expand_as(found.gates))
 
 
-Change = Callable[[TSSA, Tensor, Statistics], Statistics]
+Change = Callable[[TokenStatistics, Tensor, Statistics], Statistics]
 INTERVENTIONS: dict[str, Change] = {
     "silenced": _silenced,
     "uniform": _uniform,
@@ -53,14 +53,14 @@ INTERVENTIONS: dict[str, Change] = {
 }
 
 
-def tssa_layers(model: nn.Module) -> dict[str, TSSA]:
+def tssa_layers(model: nn.Module) -> dict[str, TokenStatistics]:
     """The TSSA layers of a model by their names, a YOLO's network included.
 
     >>> list(tssa_layers(nn.Sequential(TSSA(8, 2))))
     ['0']
     """
     module = model.model if hasattr(model, "predictor") else model  # a YOLO wraps its network
-    return {name: m for name, m in module.named_modules() if isinstance(m, TSSA)}
+    return {name: m for name, m in module.named_modules() if isinstance(m, TokenStatistics)}
 
 
 @contextmanager
@@ -102,7 +102,7 @@ def intervene(model: nn.Module, what: str | Change, layers: Sequence[str] | None
             layer.__dict__.update(own)
 
 
-def _changed(layer: TSSA, change: Change) -> Callable[[Tensor], Statistics]:
+def _changed(layer: TokenStatistics, change: Change) -> Callable[[Tensor], Statistics]:
     own = layer._statistics
 
     def statistics(w: Tensor) -> Statistics:

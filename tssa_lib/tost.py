@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from tssa_lib import rates
-from tssa_lib.tssa import MASS, TSSA, entropy, gates, load_exactly
+from tssa_lib.core import MASS, check_heads, entropy, gates, join_heads, split_heads, wide
+from tssa_lib.tssa import TSSA, load_exactly
 
 CLAMP = 1e-12  # floor of the causal layer's running sum of squares, as published
 VARIANTS = {"tied": {"tied": True}, "untied": {}, "untied, θ = 30": {"temp": 30.0}} | {
@@ -62,10 +63,9 @@ class CausalTSSA(nn.Module):
 
     def __init__(self, dim: int, num_heads: int, block_size: int):
         super().__init__()
-        if min(dim, num_heads, block_size) < 1 or dim % num_heads:
-            raise ValueError(
-                f"expected num_heads that divides dim and block_size >= 1, got {dim=}, {num_heads=}, {block_size=}"
-            )
+        check_heads(dim, num_heads)
+        if block_size < 1:
+            raise ValueError(f"expected block_size >= 1, got {block_size}")
         self.dim, self.num_heads, self.block_size = dim, num_heads, block_size
         self.c_attn, self.c_proj = nn.Linear(dim, dim, bias=False), nn.Linear(dim, dim, bias=False)
         self.temp = nn.Parameter(torch.ones(num_heads, 1))
@@ -74,13 +74,13 @@ class CausalTSSA(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim != 3 or x.shape[-1] != self.dim or not 1 <= x.shape[1] <= self.block_size:
             raise ValueError(f"expected x (B, 1 <= N <= {self.block_size}, {self.dim}), got {tuple(x.shape)}")
-        w = self.c_attn(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, K, N, p)
-        w2 = w.to(torch.promote_types(w.dtype, torch.float32)) ** 2  # half precision would overflow
-        share = w2 / w2.cumsum(-2).clamp_min(CLAMP) + self.denom_bias[:, : x.shape[1]]
+        w = split_heads(self.c_attn(x), self.num_heads)  # (B, K, N, p)
+        w2 = wide(w) ** 2
+        share = w2 / w2.cumsum(-2).clamp(min=CLAMP) + self.denom_bias[:, : x.shape[1]]
         Pi = (share.sum(-1) * self.temp).softmax(1)[..., None]  # (B, K, N, 1), over the K heads
         s = (w2 * Pi).cumsum(-2) / (Pi.cumsum(-2) + MASS)  # (B, K, N, p), over the past
         y = (-w * (Pi * gates(s))).to(w.dtype)  # (B, K, N, p)
-        return self.c_proj(y.transpose(1, 2).flatten(2))  # (B, N, C)
+        return self.c_proj(join_heads(y))  # (B, N, C)
 
     @classmethod
     def from_tost_state_dict(cls, state: dict[str, Tensor], num_heads: int) -> "CausalTSSA":
@@ -159,10 +159,9 @@ def compression(model: ToST, images: Tensor) -> list[dict]:
     x, found = model.tokens(images), []
     for block in model.blocks:
         z, layer = block.norm1(x), block.attn
-        W, (Pi, _, D) = layer.bases(), layer.statistics(z)
-        U = W.unflatten(0, (layer.num_heads, -1)).mT  # (K, C, p)
+        U, (Pi, _, D) = layer.U, layer.statistics(z)  # (K, C, p)
         rate = [rates.variational_rate(v, Pi, U, layer.dim / layer.c).mean() for v in (z, z + block.gamma1 * layer(z))]
-        bound = layer.c * block.gamma1.max() * torch.linalg.matrix_norm(W, 2) ** 2 * Pi.max()
+        bound = layer.c * block.gamma1.max() * torch.linalg.matrix_norm(layer.bases(), 2) ** 2 * Pi.max()
         spread = entropy(Pi).mean() / torch.tensor(layer.num_heads).log()
         values = *rate, bound, spread, D.flatten().quantile(torch.tensor([0.05, 0.5, 0.95])), layer.temp.mean()
         found.append(dict(zip(("before", "after", "bound", "entropy", "gate", "temp"), (v.tolist() for v in values))))

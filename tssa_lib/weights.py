@@ -1,20 +1,25 @@
-"""A trained detector as a small file of numbers: kept in half precision, opened without running anybody's code.
+"""Weights: a trained detector as a small file of numbers, and what of another model's weights has a place in ours.
 
 An Ultralytics checkpoint is a pickle of classes: opening it imports and runs what the file names. What `keep` writes
 holds a model's plan, its class names, its picture size and its tensors, and nothing else; `load` opens it with
-`torch.load(weights_only=True)` and builds the network from this package's own classes.
+`torch.load(weights_only=True)` and builds the network from this package's own classes. `carry_over` (lesson 10; also
+`yolo.load`) takes a stock YOLO11's weights into one of our models.
 """
 
 from __future__ import annotations
 
+import copy
+import logging
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
 from tssa_lib import paths
-from tssa_lib.yolo import YOLO, engine, tasks
+from tssa_lib.blocks import BLOCKS, C2TSSA, carry
+from tssa_lib.yolo import C2PSA, LOGGER, YOLO, engine, tasks
 
 KEYS = ("plan", "names", "imgsz", "state_dict")  # of the dictionary that `keep` writes
 
@@ -71,13 +76,17 @@ def load(file: str | Path) -> YOLO:
         return ready(str(file)) if not file.suffix and known.is_file() else YOLO(str(file))
     if not file.is_file():
         raise FileNotFoundError(f"expected a detector, found no file {file}")
+    kept = _numbers(file)
+    return _build(kept, file.resolve()) if kept else YOLO(str(file))
+
+
+def _numbers(file: Path) -> dict[str, Any] | None:
+    """What `keep` wrote, read without running code; None for another file."""
     try:
         kept = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:  # classes in it: not ours
-        return YOLO(str(file))
-    if not isinstance(kept, dict) or not all(key in kept for key in KEYS):
-        return YOLO(str(file))
-    return _build(kept, file.resolve())
+        return None
+    return kept if isinstance(kept, dict) and all(key in kept for key in KEYS) else None
 
 
 def _build(kept: dict[str, Any], file: Path) -> YOLO:
@@ -98,3 +107,106 @@ def _build(kept: dict[str, Any], file: Path) -> YOLO:
     model.ckpt = {"model": network}  # so that `train` goes on from these weights
     model.ckpt_path = model.model_name = str(file)
     return model
+
+
+# ---- weights carried over ---------------------------------------------------------------------------
+class Carried(NamedTuple):
+    """What `load` found a place for: counts of the checkpoint's tensors (whole or in part) and parameters.
+
+    `fresh` names the parameters of our model that kept their initial values.
+    """
+
+    tensors: int
+    tensors_of: int
+    parameters: int
+    parameters_of: int
+    fresh: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return (
+            f"{self.tensors} of {self.tensors_of} tensors and {self.parameters:,} of {self.parameters_of:,} "
+            f"parameters of the checkpoint found a place; {len(self.fresh)} of the model's stay fresh"
+        )
+
+
+def carry_over(model: YOLO, weights: str | Path | YOLO | nn.Module) -> Carried:
+    """Carry over every weight that has a place in `model`, and say how many found one.
+
+    From a stock YOLO11, `C2PSA` gives its value rows to our single projection, and its output map,
+    positional convolution, feed-forward part and outer convolutions to their namesakes; queries and
+    keys have no place. `train` then goes on from these weights (it rebuilds the model, and would
+    drop weights set by hand). A detector so made is a starting point, not a finished one: the
+    attention's output is another function, so train it.
+
+    weights: a checkpoint's path, a YOLO or its network. `ValueError` for a checkpoint of another architecture
+    or scale (less than half of its parameters would fit) and for a file that isn't `.pt`, `TypeError`
+    for a `.pt` without a model.
+
+    >>> stock, ours = YOLO("yolo11n.yaml"), YOLO("yolo11n-tssa.yaml")
+    >>> carry_over(ours, stock.model).fresh
+    ('model.10.m.0.attn.temp',)
+    """
+    weights = weights.model if isinstance(weights, YOLO) else weights
+    if not isinstance(weights, nn.Module) and Path(weights).suffix != ".pt":
+        raise ValueError(f"expected a checkpoint (.pt) or a model, got {weights}")
+    source = weights if isinstance(weights, nn.Module) else _opened(Path(weights))
+    target = model.model
+    if not isinstance(target, tasks.BaseModel) or not isinstance(source, tasks.BaseModel):
+        raise ValueError(f"expected two Ultralytics models, got {type(target).__name__} and {type(source).__name__}")
+    fitted = copy.deepcopy(source).float()
+    fitted.model = _aligned(target.model, fitted.model)
+    for i, (ours, theirs) in enumerate(zip(target.model, fitted.model)):
+        if isinstance(ours, tuple(BLOCKS.values())) and type(theirs) is C2PSA:
+            block = copy.deepcopy(ours)
+            if carry(block, theirs):
+                for inner in block.m if isinstance(ours, C2TSSA) else ():
+                    del inner.attn.temp  # it has no counterpart: not counted, stays as it is in ours
+                    if inner.attn.tied:
+                        inner.attn.proj = nn.Identity()
+                fitted.model[i] = block
+
+    own = target.state_dict()
+    fits = {k: v for k, v in fitted.state_dict().items() if k in own and v.shape == own[k].shape}
+    learned = {k for k, _ in target.named_parameters()}
+    total = sum(p.numel() for p in source.parameters())
+    found = Carried(
+        len(fits),
+        len(source.state_dict()),
+        sum(v.numel() for k, v in fits.items() if k in learned),
+        total,
+        tuple(sorted(learned - fits.keys())),
+    )
+    if found.parameters < total / 2:
+        raise ValueError(
+            f"expected a YOLO11 checkpoint of scale {target.yaml.get('scale')!r}, got {_name(source, weights)}: "
+            f"only {found.parameters:,} of its {total:,} parameters have a place"
+        )
+    level = LOGGER.level
+    LOGGER.setLevel(logging.WARNING)  # it would count, too, but against the swapped copy
+    try:
+        model.load(fitted)
+    finally:
+        LOGGER.setLevel(level)
+    return found
+
+
+def _aligned(ours: nn.Sequential, theirs: nn.Sequential) -> nn.Sequential:
+    """Their layers at our numbers: attention that only one of the two has would shift all that follow."""
+    left, layers = list(theirs), []
+    for layer in ours:
+        while left and isinstance(left[0], C2PSA) and not isinstance(layer, C2PSA):
+            left.pop(0)
+        alone = not left or (isinstance(layer, C2PSA) and not isinstance(left[0], C2PSA))
+        layers.append(nn.Identity() if alone else left.pop(0))
+    return nn.Sequential(*layers)
+
+
+def _name(source: nn.Module, weights: str | Path | nn.Module) -> str:
+    named = Path(source.yaml["yaml_file"]).stem if source.yaml.get("yaml_file") else type(source).__name__
+    return named if isinstance(weights, nn.Module) else f"{named} from {Path(weights).name}"
+
+
+def _opened(file: Path) -> nn.Module:
+    """The network in a checkpoint; a file of numbers runs no code. Others are looked for, and read, by Ultralytics."""
+    kept = _numbers(file) if file.is_file() else None
+    return _build(kept, file).model if kept else tasks.load_checkpoint(file)[0]

@@ -1,192 +1,66 @@
-"""TSSA inside Ultralytics YOLO11: the block, its registration, and weights carried over.
+"""TSSA inside Ultralytics YOLO11: names, model YAMLs and registration.
 
-Lesson 10 opens the slot where YOLO11 has softmax attention (`C2PSA`, at stride 32); `C2TSSA` is the
-same block with Token Statistics Self-Attention in it (Wu et al. 2024; lesson 7). Importing this
-module registers it, so that `YOLO("yolo11n-tssa.yaml")` and every verb after it work; nothing of the
-installed package is edited or copied. Ultralytics is AGPL-3.0, hence so is this project.
+Lesson 10 opens the slot where YOLO11 has softmax attention (`C2PSA`, at stride 32); `blocks.C2TSSA` is the same block
+with Token Statistics Self-Attention in it. Importing this module registers it, so that `YOLO("yolo11n-tssa.yaml")` and
+every verb after it work; nothing of the installed package is edited or copied. Ultralytics is AGPL-3.0, hence so is
+this project. It also makes Ultralytics quiet (`quiet.py`).
 
-It also makes Ultralytics quiet: its settings go to `YOLO_CONFIG_DIR` (in a checkout `.cache/ultralytics`), and there is no
-telemetry, version check, package installation or font download. Environment variables that are
-already set win (`YOLO_CONFIG_DIR`, `YOLO_OFFLINE`, `YOLO_AUTOINSTALL`). Data sets and weights asked
-for by name are still downloaded.
+By name there are, for each scale n, s, m, l, x:
+    yolo11n-tssa.yaml                     TSSA at P5 (stride 32), as published
+    yolo11n-tssa-p3p4p5.yaml              at P4 (16) and P3 (8) as well
+    yolo11n-tssa-improved-p3p4p5.yaml     with the switches of `IMPROVED`; `yolo11n-tssa-improved.yaml` at P5
+    yolo11n-psa-p3p4p5.yaml, yolo11n-plain.yaml    the same with stock softmax attention, and with none
 """
 
 from __future__ import annotations
 
-import copy
 import functools
-import json
 import logging
-import os
 import re
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import torch  # before ultralytics, which else holds torch to one thread
-from torch import Tensor, nn
+import torch
+from torch import nn
 
-from tssa_lib.fast import eager, fast_tssa
-from tssa_lib.paths import data_dir
-from tssa_lib.tssa import TSSA
+from tssa_lib import quiet  # noqa: F401  (before ultralytics)
+
+# isort: split
+import ultralytics.engine.model as engine
+from ultralytics import YOLO
+from ultralytics.nn import tasks
+from ultralytics.nn.modules import C2PSA
+from ultralytics.utils import LOGGER, YAML
+from ultralytics.utils.callbacks.base import default_callbacks
+
+from tssa_lib.blocks import BLOCKS, C2TSSA, C2Plain, TSSAttention, Values, carry
+
+if TYPE_CHECKING:
+    from tssa_lib.weights import Carried
+    from tssa_lib.weights import carry_over as load
+
+__all__ = [
+    "BLOCKS",
+    "C2PSA",
+    "C2TSSA",
+    "IMPROVED",
+    "YAML",
+    "YOLO",
+    "C2Plain",
+    "Carried",
+    "TSSAttention",
+    "Values",
+    "load",
+    "register",
+    "with_attention",
+]
 
 SCALES = "nsmlx"
 NAMES = {"tssa": "C2TSSA", "psa": "C2PSA", "plain": "C2Plain"}  # in yolo11n-tssa.yaml, of the block
 AFTER = {"P3": 4, "P4": 6, "P5": 10}  # last row of each level in YOLO11's backbone; row 10 is the attention
 SWITCHES = ("e", "head_width", "normalize", "temp", "tied")  # of C2TSSA in a model YAML, in this order
-
-
-def _make_quiet() -> bool:
-    """Settings and a font for Ultralytics, in a folder of ours, before it is first imported.
-
-    True when they are new: the first import then fills the settings in, and would say so.
-    """
-    os.environ.setdefault("YOLO_OFFLINE", "True")  # no telemetry, no version check
-    os.environ.setdefault("YOLO_AUTOINSTALL", "False")  # no pip behind one's back
-    home = Path(os.environ.setdefault("YOLO_CONFIG_DIR", str(data_dir() / "ultralytics")))
-    folder = home.expanduser() / "Ultralytics"
-    settings = folder / "settings.json"
-    fonts = [folder / name for name in ("Arial.ttf", "Arial.Unicode.ttf")]  # it would download these
-    if all(file.exists() for file in (settings, *fonts)):
-        return False
-    from matplotlib import get_data_path
-
-    folder.mkdir(parents=True, exist_ok=True)
-    for font in fonts:
-        if not font.exists():
-            shutil.copy(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), font)
-    if not settings.exists():
-        places = {f"{kind}_dir": str(data_dir() / kind) for kind in ("datasets", "weights", "runs")}
-        partial = folder / f"settings.{os.getpid()}.tmp"
-        partial.write_text(json.dumps({"settings_version": "0.0.8", **places, "sync": False}))
-        partial.replace(settings)
-    return True
-
-
-if _make_quiet():
-    logging.disable(logging.WARNING)
-
-import ultralytics.engine.model as engine  # noqa: E402
-from ultralytics import YOLO  # noqa: E402
-from ultralytics.nn import tasks  # noqa: E402
-from ultralytics.nn.modules import C2PSA, Conv  # noqa: E402
-from ultralytics.utils import LOGGER, YAML  # noqa: E402
-from ultralytics.utils.callbacks.base import default_callbacks  # noqa: E402
-
-logging.disable(logging.NOTSET)
-
-
-# --- the block --------------------------------------------------------------------------------
-
-
-class TSSAttention(TSSA):
-    """TSSA over a feature map, (B, C, H, W) to the same: the twin of Ultralytics' `Attention`.
-
-    The tokens are the N = H·W places of the map. As in `Attention`, the projections are 1x1
-    convolutions with batch norm, and a depthwise 3x3 convolution of the projected map, `pe`, adds
-    position; one projection `qkv` (the values) takes the place of queries, keys and values.
-    `tied` takes the projection's transpose as output map, batch norm's scales included (while training:
-    of its running statistics), and leaves of `proj` the batch norm.
-
-    `ValueError` when num_heads doesn't divide dim, or normalize is unknown.
-
-    >>> TSSAttention(32, num_heads=2).eval()(torch.zeros(1, 32, 4, 6)).shape
-    torch.Size([1, 32, 4, 6])
-    """
-
-    def __init__(self, dim: int, num_heads: int = 8, normalize: str = "tokens", temp: float = 1.0, tied: bool = False):
-        super().__init__(dim, num_heads, normalize=normalize, temp=temp, tied=tied)
-        del self.to_out, self.attn_drop  # `proj`, under its name in YOLO11, takes their place
-        self.qkv = Conv(dim, dim, 1, act=False)
-        self.proj = nn.BatchNorm2d(dim) if tied else Conv(dim, dim, 1, act=False)
-        self.pe = Conv(dim, dim, 3, 1, g=dim, act=False)
-
-    def project(self, x: Tensor) -> Tensor:
-        """The projected tokens w (B, K, N, p), a view of the projected map."""
-        return self._tokens(self.qkv(x))
-
-    def _tokens(self, v: Tensor) -> Tensor:
-        return v.flatten(2).unflatten(1, (self.num_heads, -1)).transpose(-2, -1)  # (B, K, N, p)
-
-    def bases(self) -> Tensor:
-        """The projection [U_1ᵀ; …; U_Kᵀ] (C, C) in use, batch norm's scales included."""
-        W, norm = self.qkv.conv.weight[..., 0, 0], getattr(self.qkv, "bn", None)  # `fuse` takes the norm away
-        return W if norm is None else W * (norm.weight / (norm.running_var + norm.eps).sqrt())[:, None]
-
-    def _output(self, y: Tensor) -> Tensor:
-        return self.proj(nn.functional.conv2d(y, self.bases().mT[..., None, None]) if self.tied else y)
-
-    def forward(self, x: Tensor) -> Tensor:
-        v = self.qkv(x)  # (B, C, H, W)
-        if self.fast and eager(v):  # the same, in fewer passes
-            y = fast_tssa(v.flatten(2), self.temp, normalize=self.normalize)  # (B, C, N)
-            return self._output(y.view(v.shape) + self.pe(v))
-        w = self._tokens(v)  # (B, K, N, p)
-        Pi, _, D = self._statistics(w)  # (B, K, N), (B, K, p)
-        y = -w * (Pi[..., None] * D[..., None, :]).to(w.dtype)  # (B, K, N, p)
-        return self._output(y.transpose(-2, -1).reshape(v.shape) + self.pe(v))  # (B, C, H, W)
-
-
-class C2TSSA(C2PSA):
-    """`C2PSA` with TSSA in place of softmax attention; half of the channels pass through it.
-
-    c1 = c2 channels, n blocks, e the share of channels c that the blocks see, head_width about the width
-    of a head: max(c // head_width, 1) heads share c; normalize, temp and tied as in `TSSA`.
-    `ValueError` for channels that don't agree, or that so many heads don't divide.
-
-    >>> C2TSSA(256, 256).eval()(torch.zeros(1, 256, 4, 4)).shape
-    torch.Size([1, 256, 4, 4])
-    """
-
-    def __init__(
-        self,
-        c1: int,
-        c2: int,
-        n: int = 1,
-        e: float = 0.5,
-        head_width: int = 64,
-        normalize: str = "tokens",
-        temp: float = 1.0,
-        tied: bool = False,
-    ):
-        if c1 != c2:
-            raise ValueError(f"expected as many output as input channels, got c1={c1}, c2={c2}")
-        if head_width < 1:
-            raise ValueError(f"expected head_width >= 1, got {head_width}")
-        super().__init__(c1, c2, n, e)
-        for block in self.m:
-            block.attn = TSSAttention(self.c, max(self.c // head_width, 1), normalize, temp, tied)
-
-
-class Values(nn.Module):
-    """What is left of `Attention` and `TSSAttention` without attention: y = proj(v + pe(v)), v the values."""
-
-    def __init__(self, dim: int):
-        super().__init__()
-        self.qkv = Conv(dim, dim, 1, act=False)
-        self.proj = Conv(dim, dim, 1, act=False)
-        self.pe = Conv(dim, dim, 3, 1, g=dim, act=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        v = self.qkv(x)  # (B, C, H, W)
-        return self.proj(v + self.pe(v))  # (B, C, H, W)
-
-
-class C2Plain(C2PSA):
-    """`C2TSSA` with the identity in place of attention: the control of a fair trial, all else being equal.
-
-    >>> C2Plain(256, 256).eval()(torch.zeros(1, 256, 4, 4)).shape
-    torch.Size([1, 256, 4, 4])
-    """
-
-    def __init__(self, c1: int, c2: int, n: int = 1, e: float = 0.5):
-        super().__init__(c1, c2, n, e)
-        for block in self.m:
-            block.attn = Values(self.c)
-
-
-BLOCKS = {"C2TSSA": C2TSSA, "C2Plain": C2Plain}  # what a row of a model YAML may name, besides Ultralytics' own
+IMPROVED = {"head_width": 16, "normalize": "rms", "temp": 4.0}  # memberships that say something at every resolution
 
 
 # --- registration -----------------------------------------------------------------------------
@@ -203,12 +77,7 @@ def _with_c2tssa(parse):
     @functools.wraps(parse)
     def parse_model(d, ch, verbose=True):
         rows = [*d["backbone"], *d["head"]]
-        for i, (_, _, name, _) in enumerate(rows):
-            if name not in BLOCKS and not name.startswith(("nn.", "torchvision.ops.")) and not hasattr(tasks, name):
-                raise ValueError(
-                    f"expected a block that Ultralytics or this package knows in row {i} of the model "
-                    f"YAML, got {name!r}; known are {', '.join(_known())}"
-                )
+        _check_rows(rows)
         ours = {i: (name, args) for i, (_, _, name, args) in enumerate(rows) if name in BLOCKS}
         if not ours:
             return parse(d, ch, verbose)
@@ -216,21 +85,67 @@ def _with_c2tssa(parse):
             [f, n, "C2PSA", args[:2]] if i in ours else [f, n, name, args] for i, (f, n, name, args) in enumerate(rows)
         ]
         cut = len(d["backbone"])
-        layers, save = parse({**d, "backbone": rows[:cut], "head": rows[cut:]}, ch, verbose)
+        table = _Held()
+        LOGGER.addFilter(table)
+        try:
+            layers, save = parse({**d, "backbone": rows[:cut], "head": rows[cut:]}, ch, verbose)
+        except AssertionError as e:
+            raise ValueError(
+                f"expected each row of {' and '.join({name for name, _ in ours.values()})} to name as many channels as "
+                f"reach it, got {', '.join(f'row {i} {args}' for i, (_, args) in ours.items())}"
+            ) from e
+        finally:
+            LOGGER.removeFilter(table)
         for i, (name, args) in ours.items():
             twin = layers[i]
             channels = twin.cv2.conv.out_channels
             with torch.random.fork_rng(devices=[]):  # nobody else's random draws shift
                 block = BLOCKS[name](channels, channels, len(twin.m), *args[1:])
-            _carry(block, twin)  # the same seed gives the same start as in the stock model
-            block.i, block.f, block.type = twin.i, twin.f, f"{C2TSSA.__module__}.{name}"
+            carry(block, twin)  # the same seed gives the same start as in the stock model
+            block.i, block.f, block.type = twin.i, twin.f, f"{BLOCKS[name].__module__}.{name}"
             block.np = sum(p.numel() for p in block.parameters())
             layers[i] = block
-            if verbose:
-                LOGGER.info(f"row {i} is {block.type}{[channels, *args[1:]]}, {block.np:,} parameters")
+            table.rename(i, f"{block.np:10.0f}  {block.type:<45}{[channels, channels, len(twin.m), *args[1:]]!s:<30}")
+        table.show()
         return layers, save
 
     return parse_model
+
+
+class _Held(logging.Filter):
+    """Holds back the table that the stock parser reports, until its rows have the names of our blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        self.records.append(record)
+        return False
+
+    def rename(self, row: int, text: str) -> None:
+        for record in self.records:  # a row is its number, where it reads from, its repeats, and what `text` replaces
+            if match := re.match(rf"( *{row} +\S.*?) +\d+  ultralytics\.\S*C2PSA ", str(record.msg)):
+                record.msg = match[1] + text
+
+    def show(self) -> None:
+        for record in self.records:
+            LOGGER.handle(record)
+
+
+def _check_rows(rows: list[list]) -> None:
+    """Every row names a block that somebody knows, and one of ours names its channels."""
+    for i, (_, _, name, args) in enumerate(rows):
+        if name not in BLOCKS and not name.startswith(("nn.", "torchvision.ops.")) and not hasattr(tasks, name):
+            raise ValueError(
+                f"expected a block that Ultralytics or this package knows in row {i} of the model "
+                f"YAML, got {name!r}; known are {', '.join(_known())}"
+            )
+        if name in BLOCKS and not (args and isinstance(args[0], int) and len(args) <= 1 + len(SWITCHES)):
+            raise ValueError(
+                f"expected [channels, {', '.join(SWITCHES)}] of {name}, channels a number and the rest as wanted, "
+                f"got {args} in row {i} of the model YAML"
+            )
 
 
 def _known() -> list[str]:
@@ -246,13 +161,14 @@ def _with_our_yaml(load):
 
     @functools.wraps(load)
     def yaml_model_load(path):
-        name = re.fullmatch(r"yolo11([a-z]?)-(tssa|psa|plain)(?:-((?:p[345])+))?\.ya?ml", str(path))
+        name = re.fullmatch(r"yolo11([a-z]?)-(tssa(?:-improved)?|psa|plain)(?:-((?:p[345])+))?\.ya?ml", str(path))
         if not name or Path(path).exists():
             return load(path)
         scale, block, places = name.groups()
+        block, _, improved = block.partition("-")
         if scale not in SCALES:  # "" stands for n
             raise ValueError(f"expected a scale of {', '.join(SCALES)} after yolo11, got {scale!r} in {path}")
-        d = with_attention(re.findall("P.", (places or "p5").upper()), NAMES[block])
+        d = with_attention(re.findall("P.", (places or "p5").upper()), NAMES[block], **(IMPROVED if improved else {}))
         return {**d, "scale": scale or SCALES[0], "yaml_file": str(path)}
 
     return yaml_model_load
@@ -262,10 +178,11 @@ def with_attention(places: Sequence[str] = ("P5",), block: str = "C2TSSA", **swi
     """The rows of a YOLO11 with attention at the end of several levels of its backbone, as a model dictionary.
 
     places: "P5" (stride 32, where YOLO11 has it), and "P4" (16) and "P3" (8) if wanted; block: "C2TSSA",
-    stock "C2PSA" or "C2Plain"; switches: `e`, `head_width`, `normalize`, `temp` and `tied` of C2TSSA. By name the same is
-    `YOLO("yolo11n-tssa-p4p5.yaml")`, `YOLO("yolo11n-psa-p3p4p5.yaml")`. With switches: add the key
-    `scale`, or write the dictionary to a file like `yolo11n-mine.yaml`. `ValueError` for other places,
-    blocks and switches.
+    stock "C2PSA" or "C2Plain"; switches: `e`, `head_width`, `normalize`, `temp` and `tied` of C2TSSA, for every place
+    alike. A head_width of None (the default) gives every place two heads at least (`blocks.widest_head`). By name the
+    same is `YOLO("yolo11n-tssa-p4p5.yaml")`, `YOLO("yolo11n-psa-p3p4p5.yaml")`, and with the switches of `IMPROVED`
+    `YOLO("yolo11n-tssa-improved-p4p5.yaml")`. With other switches: add the key `scale`, or write the dictionary to a
+    file like `yolo11n-mine.yaml`. `ValueError` for other places, blocks and switches.
 
     >>> [row[2] for row in with_attention(("P4", "P5"))["backbone"]].index("C2TSSA")
     7
@@ -312,117 +229,10 @@ def register() -> None:
 register()
 
 
-# --- weights carried over ---------------------------------------------------------------------
+def __getattr__(name: str) -> Any:
+    """`load` and `Carried` stand in `weights`, which imports this file."""
+    if name in ("load", "Carried"):
+        from tssa_lib import weights
 
-
-class Carried(NamedTuple):
-    """What `load` found a place for: counts of the checkpoint's tensors (whole or in part) and parameters.
-
-    `fresh` names the parameters of our model that kept their initial values.
-    """
-
-    tensors: int
-    tensors_of: int
-    parameters: int
-    parameters_of: int
-    fresh: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return (
-            f"{self.tensors} of {self.tensors_of} tensors and {self.parameters:,} of {self.parameters_of:,} "
-            f"parameters of the checkpoint found a place; {len(self.fresh)} of the model's stay fresh"
-        )
-
-
-def load(model: YOLO, weights: str | Path | YOLO | nn.Module) -> Carried:
-    """Carry over every weight that has a place in `model`, and say how many found one.
-
-    From a stock YOLO11, `C2PSA` gives its value rows to our single projection, and its output map,
-    positional convolution, feed-forward part and outer convolutions to their namesakes; queries and
-    keys have no place. `train` then goes on from these weights (it rebuilds the model, and would
-    drop weights set by hand). A detector so made is a starting point, not a finished one: the
-    attention's output is another function, so train it.
-
-    weights: a checkpoint's path, a YOLO or its network. `ValueError` for a checkpoint of another architecture
-    or scale (less than half of its parameters would fit) and for a file that isn't `.pt`, `TypeError`
-    for a `.pt` without a model.
-
-    >>> stock, ours = YOLO("yolo11n.yaml"), YOLO("yolo11n-tssa.yaml")
-    >>> load(ours, stock.model).fresh
-    ('model.10.m.0.attn.temp',)
-    """
-    weights = weights.model if isinstance(weights, YOLO) else weights
-    if not isinstance(weights, nn.Module) and Path(weights).suffix != ".pt":
-        raise ValueError(f"expected a checkpoint (.pt) or a model, got {weights}")
-    source = weights if isinstance(weights, nn.Module) else tasks.load_checkpoint(weights)[0]
-    target = model.model
-    if not isinstance(target, tasks.BaseModel) or not isinstance(source, tasks.BaseModel):
-        raise ValueError(f"expected two Ultralytics models, got {type(target).__name__} and {type(source).__name__}")
-    fitted = copy.deepcopy(source).float()
-    fitted.model = _aligned(target.model, fitted.model)
-    for i, (ours, theirs) in enumerate(zip(target.model, fitted.model)):
-        if isinstance(ours, tuple(BLOCKS.values())) and type(theirs) is C2PSA:
-            block = copy.deepcopy(ours)
-            if _carry(block, theirs):
-                for inner in block.m if isinstance(ours, C2TSSA) else ():
-                    del inner.attn.temp  # it has no counterpart: not counted, stays as it is in ours
-                    if inner.attn.tied:
-                        inner.attn.proj = nn.Identity()
-                fitted.model[i] = block
-
-    own = target.state_dict()
-    fits = {k: v for k, v in fitted.state_dict().items() if k in own and v.shape == own[k].shape}
-    learned = {k for k, _ in target.named_parameters()}
-    total = sum(p.numel() for p in source.parameters())
-    found = Carried(
-        len(fits),
-        len(source.state_dict()),
-        sum(v.numel() for k, v in fits.items() if k in learned),
-        total,
-        tuple(sorted(learned - fits.keys())),
-    )
-    if found.parameters < total / 2:
-        raise ValueError(
-            f"expected a YOLO11 checkpoint of scale {target.yaml.get('scale')!r}, got {_name(source, weights)}: "
-            f"only {found.parameters:,} of its {total:,} parameters have a place"
-        )
-    level = LOGGER.level
-    LOGGER.setLevel(logging.WARNING)  # it would count, too, but against the swapped copy
-    try:
-        model.load(fitted)
-    finally:
-        LOGGER.setLevel(level)
-    return found
-
-
-def _aligned(ours: nn.Sequential, theirs: nn.Sequential) -> nn.Sequential:
-    """Their layers at our numbers: attention that only one of the two has would shift all that follow."""
-    left, layers = list(theirs), []
-    for layer in ours:
-        while left and isinstance(left[0], C2PSA) and not isinstance(layer, C2PSA):
-            left.pop(0)
-        alone = not left or (isinstance(layer, C2PSA) and not isinstance(left[0], C2PSA))
-        layers.append(nn.Identity() if alone else left.pop(0))
-    return nn.Sequential(*layers)
-
-
-def _carry(ours: C2PSA, theirs: C2PSA) -> bool:
-    """Put the weights of a stock block into ours, all but `temp`; False when sizes differ."""
-    state, own = theirs.state_dict(), ours.state_dict()
-    for j, stock in enumerate(inner.attn for inner in theirs.m):
-        width = 2 * stock.key_dim + stock.head_dim  # rows of one head: query, key, value
-        rows = torch.arange(stock.num_heads * width).view(stock.num_heads, width)
-        values = rows[:, 2 * stock.key_dim :].flatten()  # (C,), the value rows, head by head
-        for name in [n for n in state if n.startswith(f"m.{j}.attn.qkv.") and state[n].ndim]:
-            state[name] = state[name][values]
-    alone = tuple(f"m.{j}.attn.proj." for j, inner in enumerate(ours.m) if getattr(inner.attn, "tied", False))
-    state, own = ({k: v for k, v in d.items() if not k.startswith(alone)} for d in (state, own))
-    fits = {k: v.shape for k, v in state.items()} == {k: v.shape for k, v in own.items() if ".temp" not in k}
-    if fits:
-        ours.load_state_dict(state, strict=False)
-    return fits
-
-
-def _name(source: nn.Module, weights: str | Path | nn.Module) -> str:
-    named = Path(source.yaml["yaml_file"]).stem if source.yaml.get("yaml_file") else type(source).__name__
-    return named if isinstance(weights, nn.Module) else f"{named} from {Path(weights).name}"
+        return {"load": weights.carry_over, "Carried": weights.Carried}[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

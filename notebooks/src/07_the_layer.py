@@ -159,7 +159,7 @@ def theory_but(**released):
 
 def heads(layer):
     """U (K, d, p): the projection in use, cut into heads."""
-    return layer.bases().detach().unflatten(0, (layer.num_heads, -1)).mT
+    return layer.U.detach()
 
 
 # %%

@@ -32,7 +32,8 @@ from tssa_lib import plots, rates, tost
 from kit import REACHED, check, check_below, exercise, show
 from kit.places import RESULTS
 from tssa_lib.tost import Block, ToST
-from tssa_lib.tssa import TSSA, record
+from tssa_lib.observe import record
+from tssa_lib.tssa import TSSA
 
 torch.set_default_dtype(torch.float64)
 torch.manual_seed(0)
@@ -130,7 +131,7 @@ show(fig, alt="Eight handwritten digits from the held-out images, eight by eight
 def pieces(layer, x):
     """Π (K, N), U (K, d, p) and max_j ‖A_j‖ of a layer on one set of tokens."""
     Pi, _, D = layer.statistics(x)
-    U = layer.bases().unflatten(0, (layer.num_heads, -1)).mT
+    U = layer.U
     A = torch.einsum("kn,kdp,kp,kep->nde", Pi[0], U, D[0], U)
     return Pi[0], U, torch.linalg.matrix_norm(A, 2).max()
 

@@ -345,18 +345,18 @@ check("9.9", *torch.tensor(kept).T, "numbers in float64 kept for the backward pa
 # A compiler can go further than any order of PyTorch's operations, because it writes the loops itself: `torch.compile`
 # reads a token once for several steps. How many loops it needs depends on how the sums are written. Dividing every
 # membership by its mass *before* summing squares needs the mass first, which is a loop of its own; dividing after the sum,
-# as (9.7) does, needs none. `fast.fused_tssa` is written for that, and `TSSA` takes it when it is compiled.
+# as (9.7) does, needs none. The library's straightforward form, `core.token_update`, is written so, and `TSSA` takes it when it is compiled.
 
 # %%
-w, temp = torch.randn(2, 600, 4, 32), torch.ones(4, 1)                     # (B, N, K, p)
+w, temp = torch.randn(2, 4, 600, 32), torch.ones(4, 1)                     # (B, K, N, p)
 
 def step_by_step(w, temp):
-    w = w.transpose(1, 2)                                                  # (B, K, N, p)
     Pi = tssa.memberships(w, temp)                                         # (B, K, N)
-    D = tssa.gates(tssa.second_moments(w, Pi))                             # (B, K, p)
-    return (-w * Pi[..., None] * D[..., None, :]).transpose(1, 2)
+    share = Pi / Pi.sum(-1, keepdim=True)                                  # divided before the sum
+    D = tssa.gates((share[..., None] * w ** 2).sum(-2))                    # (B, K, p)
+    return -w * Pi[..., None] * D[..., None, :]
 
-agree(step_by_step, tssa.fused_tssa, w, temp)
+agree(step_by_step, tssa.token_update, w, temp, mass=0.0)
 
 # %% [markdown]
 # ## 9.5 Measured

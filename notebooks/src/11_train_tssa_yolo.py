@@ -36,7 +36,7 @@ import tempfile
 import numpy as np
 import torch
 
-from tssa_lib import plots, scenes, tssa, yolo
+from tssa_lib import observe, plots, scenes, yolo
 from kit import DIFFERENCES, check, exercise, show
 from tssa_lib.train import FULL, SCENES, LiveCurve, export, predict, train, validate
 
@@ -291,14 +291,14 @@ show(plots.detections(pictures, [f.boxes.xyxy for f in found], labels, ["truth: 
 # %% [markdown]
 # ## 11.8 Look inside: memberships and gates
 #
-# Now to what this series is about. `tssa.record` notes what each TSSA layer computes, without changing it: the
+# Now to what this series is about. `observe.record` notes what each TSSA layer computes, without changing it: the
 # memberships $\Pi$ (for each of the 16 tokens, how much it belongs to each head) and the gates $D_k$ (for each head, one
 # number for each of its 64 coordinates). We run the eight scenes through the detector.
 
 # %%
 def look(images):
     x = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255   # (B, 3, H, W)
-    with torch.no_grad(), tssa.record(detector.model.eval()) as tape:
+    with torch.no_grad(), observe.record(detector.model.eval()) as tape:
         detector.model(x)
     return tape["model.10.m.0.attn"][0]
 

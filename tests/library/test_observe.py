@@ -57,7 +57,7 @@ def test_what_is_recorded_is_the_layers_own():
     o, (Pi, s, D) = seen[0], layer.statistics(x)
     assert torch.equal(o.Pi, Pi) and torch.equal(o.second_moments, s) and torch.equal(o.gates, D)
     assert o.Pi.shape == (2, 3, 20) and o.gates.shape == (2, 3, 4) and o.grid is None
-    U = layer.bases().unflatten(0, (3, -1)).mT
+    U = layer.U
     for rate, z in ((o.rate_before, x), (o.rate_after, x + y)):
         assert torch.allclose(rate, rates.variational_rate(z, Pi, U, 12.0), atol=1e-7)
     assert (o.rate_after < o.rate_before).all()

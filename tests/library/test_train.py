@@ -18,7 +18,7 @@ from ultralytics import YOLO
 from ultralytics.nn import tasks
 
 from tssa_lib import train as training
-from tssa_lib import tssa, yolo
+from tssa_lib import observe, yolo
 from tssa_lib.scenes import SceneSpec, make_scenes
 from tssa_lib.train import SCENES, History, LiveCurve, check_data, predict, train
 
@@ -179,7 +179,7 @@ def test_a_trained_model_is_recorded_while_it_predicts(best, tiny):
     images = [str(p) for p in sorted((tiny.parent / "images" / "val").iterdir())]
     predict(model, images[0], imgsz=64)  # makes the predictor, which runs a fused copy
     for holder in (model.model, model.predictor.model.backend.model):
-        with tssa.record(holder) as tape:
+        with observe.record(holder) as tape:
             predict(model, images, imgsz=64) if holder is not model.model else model.model(torch.rand(4, 3, 64, 64))
         (calls,) = tape.values()
         assert sum(len(c.Pi) for c in calls) == len(images) and calls[0].Pi.shape[1:] == (2, 4)

@@ -315,7 +315,8 @@ def gradients(rank, wrap=lambda model: model):
     model = wrap(model)
     draw = torch.Generator().manual_seed(10 + rank)
     batch = {"img": torch.rand(2, 3, 64, 64, generator=draw), "batch_idx": torch.tensor([0.0, 1.0]),
-             "cls": torch.rand(2, 1, generator=draw).mul(80).floor(), "bboxes": 0.2 + 0.3 * torch.rand(2, 4, generator=draw)}
+             "cls": torch.rand(2, 1, generator=draw).mul(80).floor(),
+             "bboxes": 0.2 + 0.3 * torch.rand(2, 4, generator=draw)}
     model(batch)[0].sum().backward()
     return {name.removeprefix("module."): p.grad for name, p in model.named_parameters() if p.grad is not None}
 
