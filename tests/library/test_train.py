@@ -17,8 +17,8 @@ from PIL import Image
 from ultralytics import YOLO
 from ultralytics.nn import tasks
 
-from tssa_lib import train as training
 from tssa_lib import observe, yolo
+from tssa_lib import train as training
 from tssa_lib.scenes import SceneSpec, make_scenes
 from tssa_lib.train import SCENES, History, LiveCurve, check_data, predict, train
 
