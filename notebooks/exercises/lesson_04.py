@@ -53,8 +53,8 @@ EXERCISES = [
         right=moments,
         wrong={
             "divide by the group's mass n_k, the sum of its memberships, not by the number of tokens": lambda w, Pi: (
-                (Pi[..., None] * w**2).mean(-2)
-            ),
+                Pi[..., None] * w**2
+            ).mean(-2),
             "the division by the group's mass n_k is missing": lambda w, Pi: (Pi[..., None] * w**2).sum(-2),
             "this is the squared mean of the coordinates; the mean of their squares is asked for": lambda w, Pi: (
                 ((Pi[..., None] * w).sum(-2) / Pi.sum(-1, keepdim=True)) ** 2
@@ -128,9 +128,7 @@ EXERCISES = [
             "that is the whole energy off the span; ρ is its mean over the d − p unseen directions": lambda x, U: (
                 _lost(x, U) / len(x)
             ),
-            "ρ is a mean over the tokens, too; this is their sum": lambda x, U: (
-                _lost(x, U) / (x.shape[1] - U.shape[1])
-            ),
+            "ρ is a mean over the tokens, too; this is their sum": lambda x, U: _lost(x, U) / (x.shape[1] - U.shape[1]),
             "you forgot to take away what the projection keeps: ‖z‖² − ‖Uᵀz‖²": lambda x, U: (
                 (x**2).sum() / len(x) / (x.shape[1] - U.shape[1])
             ),
