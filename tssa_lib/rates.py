@@ -192,6 +192,20 @@ def safe_ascent_step(N: int, d: int, eps2: float) -> float:
     return 8 * N * eps2 / (9 * d)
 
 
+def ascent_step(x: Tensor, Pi: Tensor, eps2: float, step: float | None = None) -> Tensor:
+    """Unit tokens after one step of gradient ascent on ΔR, each scaled back to length one (lesson 2, eq. 2.20). (…, N, d).
+
+    `step` multiplies the gradient; None takes `safe_ascent_step`, with which ΔR of unit tokens never falls.
+
+    >>> ascent_step(torch.eye(2), torch.eye(2), 0.1)        # the best arrangement stays where it is
+    tensor([[1., 0.],
+            [0., 1.]])
+    """
+    step = safe_ascent_step(*x.shape[-2:], eps2) if step is None else step
+    y = x + step * rate_reduction_grad(x, Pi, eps2)
+    return y / y.norm(dim=-1, keepdim=True)
+
+
 # ---- lesson 3: the rate in subspaces ----------------------------------------------------------------
 def subspace_rate(x: Tensor, U: Tensor, eps2: float) -> Tensor:
     """R^c(Z; U) = Σ_k R(U_kᵀZ) in nats, every token coded in every subspace (lesson 3, eq. 3.1; CRATE)."""

@@ -60,6 +60,7 @@ EXERCISES = [
             "that is in bits; the rate is in nats.": lambda x, eps2: _rate(x, _alpha(x, eps2)) / math.log(2),
             "that is the number of balls; the rate is its logarithm.": lambda x, eps2: _rate(x, _alpha(x, eps2)).exp(),
         },
+        forbidden={"coding_rate": "it is the function to be written"},
     ),
     Exercise(
         id="1c",

@@ -280,7 +280,7 @@ print(f"R of the six tokens: {R:.3f} nats = {R / torch.tensor(2.0).log():.3f} bi
 #
 # | Lesson | What it holds | To read | To run |
 # |---|---|---|---|
-# | [1 · The coding rate](01_coding_rate.ipynb) | the price of a cloud of tokens | 33 min | 12 s |
+# | [1 · The coding rate](01_coding_rate.ipynb) | the price of a cloud of tokens | 35 min | 12 s |
 # | [2 · Rate reduction](02_rate_reduction.ipynb) | groups are cheaper; the best arrangement | 45 min | 16 s |
 # | [3 · A step of compression is attention](03_attention_is_compression.ipynb) | a detour: CRATE's attention and its four approximations | 40 min | 20 s |
 # | [4 · The variational bound](04_variational_bound.ipynb) | one coordinate at a time, and what that costs | 42 min | 25 s |
