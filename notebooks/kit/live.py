@@ -141,7 +141,7 @@ def climb(
     View(name='climb')
     """
     if tokens is None:
-        angles = torch.tensor([20.0, 75.0, 140.0, 50.0, 110.0, 170.0], dtype=torch.float64).deg2rad()
+        angles = torch.tensor([350.0, 60.0, 20.0, 40.0, 130.0, 95.0], dtype=torch.float64).deg2rad()
         tokens = torch.stack([angles.cos(), angles.sin()], 1)
     x, groups = _tokens(tokens), [int(k) for k in groups]
     if len(groups) != len(x) or sorted(set(groups)) != [0, 1]:

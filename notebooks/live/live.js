@@ -132,6 +132,7 @@ function handle(board, name, {kind = 0, text = name, radius = 7, moved, nudge}) 
     e.preventDefault();
     e.stopPropagation();
   });
+  node.addEventListener("touchstart", (e) => e.preventDefault(), {passive: false});   // the finger moves it, not the page
   node.addEventListener("pointermove", (e) => {
     if (!offset) return;
     const [x, y] = board.back(e);

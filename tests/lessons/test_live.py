@@ -451,6 +451,44 @@ def test_the_patch_follows_mouse_and_keys(shown, tmp_path):
     assert root.evaluate("e => e.state.token") == 2, "the edge of the picture is the end"
 
 
+# ---- fingers and themes -----------------------------------------------------------------------------
+@needs_browser
+def test_a_finger_drags_a_token(browser, tmp_path):
+    page = browser.new_context(has_touch=True, viewport={"width": 390, "height": 800}).new_page()
+    page.goto(VIEWS["balls"]().save(tmp_path / "balls.html").as_uri())
+    root, touch = page.locator(".tssa-live"), page.context.new_cdp_session(page)
+    box = root.get_by_role("slider", name="token d").locator(".reach").bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    before, scrolled = root.evaluate("e => e.state.tokens[3]"), page.evaluate("scrollY")
+    for kind, up in (("touchStart", 0), ("touchMove", 15), ("touchMove", 30)):
+        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": x + up, "y": y - up}]})
+    touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    page.wait_for_function("(y) => document.querySelector('.tssa-live').state.tokens[3][1] > y", arg=before[1] + 0.1)
+    after = root.evaluate("e => e.state.tokens[3]")
+    assert after[0] > before[0] + 0.1 and page.evaluate("scrollY") == scrolled, "the token moves, the page doesn't"
+    page.context.close()
+
+
+@needs_browser
+def test_the_page_s_theme_goes_before_the_system_s(browser, tmp_path):
+    page = browser.new_page(color_scheme="dark")
+    page.goto(VIEWS["step"]().save(tmp_path / "step.html").as_uri())
+    paper = "e => getComputedStyle(e).backgroundColor"
+    root, white, night = page.locator(".tssa-live"), "rgb(255, 255, 255)", "rgb(21, 24, 29)"
+    assert root.evaluate(paper) == night
+    for name, value, expected in (
+        ("data-jp-theme-light", "true", white),
+        ("data-jp-theme-light", "false", night),
+        ("data-theme", "light", white),
+        ("class", "vscode-light", white),
+        ("class", "vscode-dark", night),
+    ):
+        page.evaluate("([n, v]) => document.body.setAttribute(n, v)", [name, value])
+        assert root.evaluate(paper) == expected, (name, value)
+        page.evaluate("(n) => document.body.removeAttribute(n)", name)
+    page.close()
+
+
 # ---- all of them ------------------------------------------------------------------------------------
 @needs_browser
 def test_all_views_live_on_one_page_and_twice(shown, tmp_path):
