@@ -40,8 +40,8 @@ eps2 = 0.1                                                                 # the
 # %% [markdown]
 # ## 3.1 Subspaces instead of memberships
 #
-# In lesson 2 a table $\Pi$ said which token belongs to which group. A layer of a network has no such table: it
-# sees new tokens in each image. CRATE replaces the table by something that can be learned once: $K$ subspaces,
+# In lesson 2 a table $\Pi$ said which token belongs to which group. A layer has no such table: it
+# sees new tokens in each image. CRATE replaces the table by what can be learned once: $K$ subspaces,
 # each with an orthonormal basis, the columns of $U_k$ ($d \times p$). From subspace $k$, token $z$ looks like
 # the short vector $U_k^\top z$ with $p$ coordinates. Every subspace codes what it sees, with a code of its own:
 #
@@ -62,7 +62,7 @@ def beta_of(x, U, eps2):
 
 # %% [markdown]
 # For the six tokens the two subspaces are the two axes: $p = 1$, and $w_k$ is coordinate $k$ of the tokens.
-# The checks add nine random tokens in six dimensions with three planes, so that no formula passes because $p = 1$.
+# The checks add nine random tokens in six dimensions with three planes.
 
 # %% tags=["hide-input"]
 # check of (3.1): the n × n determinant against the library's p × p
@@ -123,7 +123,8 @@ print(f"the same at a tenth of the length:  R^c = {tiny[0]:.3f}, R_c = {tiny[1]:
 # %% [markdown]
 # Neither bounds the other: long tokens pay more under $R^c$, short ones under $R_c$. What they share is what
 # matters here: both fall when the tokens come closer to their subspaces.
-#
+
+# %% [markdown]
 # ## 3.2 The exact gradient, twice
 #
 # Lesson 1 gave the gradient of $R$; the chain rule puts $U_k$ in front.
@@ -162,9 +163,8 @@ check("3.2", torch.stack([auto, numerically(rate, nine)]), rates.subspace_rate_g
 #
 # *(3.3) Checked. The same gradient with an n × n inverse on the right: now tokens mix with tokens — Yu et al. 2023*
 #
-# Nobody would compute it this way. But a matrix on the *right* of $w_k$ forms combinations of tokens, and that is what attention
-# does. Here the road to attention starts, and with it the $n \times n$ bill.
-# (What this matrix means: [Ridge regression](#Ridge-regression).)
+# A matrix on the *right* of $w_k$ forms combinations of tokens, and that is what attention does. Here the road to attention starts, and
+# with it the $n \times n$ bill. (What this matrix means: [Ridge regression](#Ridge-regression).)
 
 # %% tags=["hide-input"]
 # check of (3.3): the n × n inverse against the p × p one
@@ -265,8 +265,8 @@ exercise("3a", answer_3a)
 #
 # *(3.7) Definition. Column j holds the weights with which token j looks at all tokens i — textbook*
 #
-# So $\beta G_k$ is replaced by $\operatorname{softmax}(G_k)$, and $\beta$ disappears, and with it the price $\varepsilon^2$. This is
-# a decision rather than an approximation: no error bound comes with it.
+# So $\operatorname{softmax}(G_k)$ replaces $\beta G_k$; $\beta$ disappears, and with it the price $\varepsilon^2$. No error bound
+# comes with this.
 
 # %% tags=["hide-input"]
 # figure: similarities and their softmax, on one colour scale
@@ -287,7 +287,8 @@ show(fig, alt="Two six by six matrices on one colour scale from minus one to one
 # **Range:** the result is a weighted mean, so no output is longer than the longest token. This
 # repairs what broke the first approximation: $\beta G$ grows with the tokens without limit, the softmax can't.
 # (The bound, and the one corner in which the replacement is right: [What the softmax keeps](#What-the-softmax-keeps).)
-#
+
+# %% [markdown]
 # ## 3.5 Third approximation: the subspaces fill the space
 #
 # The first term of $\sum_k U_k w_k(I - \dots)$ is $\sum_k U_kU_k^\top Z$: project on every subspace and add up. It is $Z$ itself
@@ -409,8 +410,8 @@ tokens = torch.nn.functional.normalize(tokens, dim=-1)
 dealt = torch.eye(128).reshape(128, 32, 4).permute(2, 0, 1)                # (K, d, p) = (4, 128, 32)
 
 # %% [markdown]
-# How much of the exact direction does each stage keep? Its cosine with the exact step: 1 is perfect, 0 is worthless,
-# negative is uphill. The honest comparison is plain shrinking, $-Z$, which knows nothing of any similarity.
+# How much of the exact direction does each stage keep? Take its cosine with the exact step; negative is uphill. The honest
+# comparison is plain shrinking, $-Z$, which knows nothing of any similarity.
 #
 # **Predict:** which stages go below zero, and at which precision?
 #
@@ -441,9 +442,9 @@ show(fig, alt="Cosine against precision: the difference falls from one to below 
 
 # %% [markdown]
 # At coarse precision the difference is accurate, but so is plain shrinking: there is nothing to attend to. At fine precision
-# the difference points uphill, while the softmax step keeps clearly more than shrinking does: here attention knows something.
-# The layer as built points uphill throughout.
-#
+# the difference points uphill, while the softmax step keeps clearly more than shrinking does.
+
+# %% [markdown]
 # ## 3.7 The honest surprise: the sign
 #
 # The layer that people run adds MSSA *without* shrinking. **Predict:** does $Z + \operatorname{MSSA}(Z)$ lower the
@@ -508,10 +509,10 @@ exercise("3c", answer_3c)
 
 # %% [markdown]
 # So neither form is a descent step for all tokens. What is proved: (3.13) never raises the rate where each token is looked at as much
-# as it looks ([when it descends](#When-the-derived-update-descends)). In a layer with a *free* output matrix nothing fixes even the
-# sign: training decides. Lesson 5 meets the same question with a better answer. TSSA keeps its minus sign, and with tied
-# output and memberships held fixed, a step size can be proved for every input.
-#
+# as it looks ([when it descends](#When-the-derived-update-descends)). In a layer with a *free* output matrix training decides even the
+# sign. Lesson 5 has a better answer for TSSA: with tied output and memberships held fixed, a step size is proved for every input.
+
+# %% [markdown]
 # ## 3.8 The bill
 #
 # Count multiply–add operations (MACs) of the matrix products for $n$ tokens of width $d = Kp$. Projection and output are
@@ -570,8 +571,8 @@ show(fig, alt="Operations against the number of tokens on logarithmic axes: two 
      digest=f"MSSA costs {ratio(400):.1f} times the exact step at 400 tokens and {ratio(6400):.0f} times at 6,400")
 
 # %% [markdown]
-# A remarkable situation. The *exact* step is linear in the number of tokens; the square came in with the $n \times n$
-# form and the softmax, as the price of an approximation. It is not compression that is quadratic, it is the softmax.
+# The *exact* step is linear in the number of tokens; the square came in with the $n \times n$ form and the softmax, as the
+# price of an approximation. It is not compression that is quadratic, it is the softmax.
 #
 # **Exercise 3d.** Both bills assume $d = Kp$. Write the MACs of the exact step for $K$ heads of any width $p$, inverses not
 # counted. Then put $p = d$: what do $K$ complete bases cost?
@@ -596,10 +597,11 @@ exercise("3d", answer_3d)
 # </details>
 
 # %% [markdown]
-# What is left to improve? The exact step needs a $p \times p$ inverse for each head and each image, which wants full precision
-# and does not export well to the formats that detectors are shipped in, and $p^2$ statistics a head. The next lesson goes back to
-# lesson 2's $R_c$ and bounds it by $p$ numbers a head, without an inverse. The gradient step on that bound is TSSA.
-#
+# What is left to improve? The exact step needs $p^2$ statistics and a $p \times p$ inverse for each head and image, which wants full
+# precision and exports badly. The next lesson goes back to lesson 2's $R_c$ and bounds it by $p$ numbers a head, without
+# an inverse. The gradient step on that bound is TSSA.
+
+# %% [markdown]
 # ## Takeaways
 #
 # - Learned subspaces take the place of memberships: $R^c(Z) = \sum_k R(U_k^\top Z)$ codes every token in every subspace. It is not $R_c$, and
@@ -609,13 +611,15 @@ exercise("3d", answer_3d)
 #   error bound, but it is bounded itself and repairs the turn; the third needs orthogonal subspaces
 #   that fill the space; the fourth drops the shrinking, and the sign with it.
 # - $(1-\gamma)Z + \gamma\operatorname{MSSA}(Z)$ lowered the rate in every random draw, but not for all tokens; the layer as
-#   built raises it, and lowers it in nearly all draws once length is taken out.
+#   built raised it in every draw, and lowered it in nearly all once length is taken out.
 # - The quadratic bill belongs to the softmax, not to compression.
-#
+
+# %% [markdown]
 # ## Going deeper
 #
 # Each item is closed in itself; none is needed later.
-#
+
+# %% [markdown]
 # ### Ridge regression
 #
 # What does the matrix on the right in (3.3) mean? Try to *predict* each token from all tokens, by a weighted sum with
@@ -707,7 +711,8 @@ for e in (1000.0, 100.0, 10.0, 1.0):
 # scale $1/\sqrt p$, as all Transformers do. By this reading it works at
 # $\varepsilon^2 = p\sqrt p$, for heads of width 32 a mean square error of 181: very coarse for tokens of unit
 # length, and coarse even after a LayerNorm, which leaves about $p = 32$ of mean square to a head.
-#
+
+# %% [markdown]
 # ### How far subspaces are from filling the space
 #
 # $$
@@ -952,7 +957,8 @@ print(f"MSSA alone is an ascent direction in {uphill.sum()} of 200 draws; slope 
 
 # %% [markdown]
 # So neither "MSSA descends" nor "MSSA ascends" is a theorem. Hu et al. 2024 study such deviations in trained models.
-#
+
+# %% [markdown]
 # ### The other half of the block: ISTA
 #
 # CRATE maximises the *sparse* rate reduction: $R(Z) - R^c(Z)$ minus a price $\lambda$ on the number of non-zero
@@ -1039,7 +1045,8 @@ print(f"zeros after a plain ReLU {share(normed.relu()):.0f} %, after the ISTA st
 # All the zeros are the ReLU's work. With an untrained dictionary the step itself does not make the tokens sparser, here even
 # a little less sparse, because a random rotation mixes the coordinates. Sparsity is what the dictionary has to *learn*; the
 # formula only leaves room for it.
-#
+
+# %% [markdown]
 # ## Sources
 #
 # - Y. Yu, S. Buchanan, D. Pai, T. Chu, Z. Wu, S. Tong, B. Haeffele, Y. Ma, *White-Box Transformers via Sparse Rate Reduction*, NeurIPS 2023 (CRATE:

@@ -84,7 +84,8 @@ check("4.2", torch.stack([0.5 * (share * torch.linalg.slogdet(torch.eye(2) + c *
 # %% [markdown]
 # Determinants and eigenvalues take about $d^3$ operations for each group, on top of forming $S_k$, and the
 # gradient needs an inverse: the part of a layer that wants full precision and exports badly.
-#
+
+# %% [markdown]
 # ## 4.2 One coordinate at a time
 #
 # Now suppose that we are lazy. We choose an orthonormal basis $U_k$ for each group (its columns are $u_{k1}, u_{k2}, \dots$), look
@@ -294,7 +295,8 @@ check("4.9", torch.einsum("bij,bj->b", B, f(lam)), torch.linalg.slogdet(torch.ey
 
 # %% [markdown]
 # Only concavity was used. When equality holds is settled by writing the gap out: [When the bound is an equality](#When-the-bound-is-an-equality).
-#
+
+# %% [markdown]
 # ## 4.5 What the gap means: bits lost by coding each coordinate alone
 #
 # So far the gap is a number without a meaning. Information theory has one for it. Draw noisy tokens like those of group 1, in a basis turned by
@@ -333,7 +335,8 @@ live.basis(six[:3], eps2=eps2)
 # %% [markdown]
 # What you saw: in the eigenbasis the box hugs the ellipse and no bit is lost. A head of one direction reports less than the true rate at every
 # angle, because the ellipse sticks out of its box. Section 4.7 comes back to that.
-#
+
+# %% [markdown]
 # ## 4.6 The gates are the best tangents
 #
 # There is a second minimum hidden in the bound, and it is the one that becomes the layer. A concave function is the lowest of its tangents, at
@@ -554,7 +557,8 @@ show(fig, alt="Left: two rising curves of the short sum against p; at p = 32 bot
 #
 # Can the bound be mended for $p < d$? Yes, at the cost of the tokens' lengths: [The corrected bound](#The-corrected-bound). And never train on the
 # short sum: energy that no head sees is free, and it will be hidden ([Don't train on the short sum](#Don't-train-on-the-short-sum)).
-#
+
+# %% [markdown]
 # ## Takeaways
 #
 # - In any orthonormal basis, the sum of $f$ over the diagonal is at least the sum over the eigenvalues; the proof is a mixture (doubly stochastic
@@ -565,11 +569,13 @@ show(fig, alt="Left: two rising curves of the short sum against p; at p = 32 bot
 # - With complete bases the projections cost $K n d^2$, as much as all $S_k$; saved are determinants and inverses. With $Kp = d$ they cost
 #   $n d^2$ together, and the short sum bounds the *projected* rate only.
 # - Adding $(d - p) f(\rho_k)$ restores the bound for every $p$. Never use the short sum as a training objective.
-#
+
+# %% [markdown]
 # ## Going deeper
 #
 # Each item is closed in itself. Lesson 6 uses the corrected bound.
-#
+
+# %% [markdown]
 # ### When the bound is an equality
 #
 # The gap can be written out exactly, which settles the question. Draw the tangent to $f$ at $m_i = (Q^\top M Q)_{ii}$. A concave function lies below its tangents; the gap is the mean depth below them.
@@ -760,7 +766,8 @@ show(fig, alt="Three curves of bits lost against the angle, zero at 0 and plus o
 
 # %% [markdown]
 # Note what makes a wrong basis expensive: not its angle alone, but eigenvalues that differ strongly. A round cloud looks the same from every side.
-#
+
+# %% [markdown]
 # ### Jacobi's rotations
 #
 # Theorem 1 says $F(M) = \min_Q \sum_i f(m_{ii})$: the best basis is an eigenbasis. Could a method that only walks downhill get stuck on the way? The orthogonal matrices are a curved set, and there such questions can go wrong.
@@ -881,7 +888,8 @@ show(fig, alt="Four curves on a logarithmic scale fall without ever rising, firs
 
 # %% [markdown]
 # Nobody computed an eigenvalue, and all four starts end at the same rate. TSSA will not run Jacobi either: it *learns* its bases, with the rest of the network. What the four walks show is that the bound itself puts no trap in the way; what the loss of a task makes of the bases is another question.
-#
+
+# %% [markdown]
 # ### The corrected bound
 #
 # **Projecting never raises the rate.** By Cauchy's interlacing theorem the $i$-th largest eigenvalue of $U^\top M U$ is at most the $i$-th largest of
@@ -1049,7 +1057,8 @@ print("corrected, 4 heads of 32       ", bits(rates.variational_rate(x, Pi4, hea
 # %% [markdown]
 # The short sum of the four heads is far below $R_c$. The corrected value is a bound again, a loose one here: random heads see no structure, and the
 # rest of a photo's energy is not spread evenly at all.
-#
+
+# %% [markdown]
 # ### Don't train on the short sum
 #
 # One might now maximise rate reduction with the cheap term: $R(Z)$ minus the short sum. That is a trap, and it can be computed by hand. Take unit tokens, $d = Kp$, head $k$ looking at block $k$ of the coordinates. If the tokens spread evenly over all directions and memberships are uniform, each of the $p$ second moments is $1/d$:
@@ -1128,7 +1137,8 @@ for corrected in (False, True):
 # Look at the second line too, because the two closed forms alone don't suggest it. With sharp memberships the short sum scores even better than even tokens do: it puts every token into a group, and then hides as much of the token's energy as it can in the *other* blocks, where its own group doesn't count. Both lines cheat in the same way: energy that the head doesn't see is free. Only with the correction does a token's energy lie in the block of its group.
 #
 # The published network escapes because its bases are trained by a task (classification), not by this objective. Our own demonstrations without labels (lesson 6, the photo on the first page) use complete bases or the corrected rate.
-#
+
+# %% [markdown]
 # ## Sources
 #
 # - Z. Wu, T. Ding, Y. Lu, D. Pai, J. Zhang, W. Wang, Y. Yu, Y. Ma, B. D. Haeffele: *Token Statistics Transformer: Linear-Time Attention via Variational Rate Reduction* (2024): the variational form of the compression term.
