@@ -16,6 +16,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -76,11 +77,15 @@ class Lens:
         self.data = _data(self.look, runs, name if other is not None else "")
 
     def _repr_html_(self) -> str:
+        return self._page
+
+    @cached_property
+    def _page(self) -> str:
         return fill("lens.html", self.data, views.overview(self.look), self.data["alt"], __NOTE__=NOTE)
 
     def save(self, path: str | Path) -> Path:
         """Write the page: it needs no kernel, no library and no network."""
-        return write(path, "TSSA lens", self._repr_html_())
+        return write(path, "TSSA lens", self._page)
 
 
 def example() -> tuple[Path, Path]:

@@ -5,24 +5,21 @@ One page of plain HTML and JavaScript over the tokens and bases of a picture; th
 It lives in a notebook, and `save` writes it as a self-contained page. Used by lesson 6.
 """
 
-import base64
-import hashlib
-import html
-import io
-import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-from matplotlib import colormaps
+import numpy as np
 from PIL import Image
 from torch import Tensor
 
 from kit.places import LIVE
+from tssa_lib import plots
+from tssa_lib.lens import fill, jpeg, text, write
 from tssa_lib.photos import load_image
-from tssa_lib.plots import COLORS
 from tssa_lib.rates import code_lengths
 
 WIDTH = 400  # pixels of the picture in the view
@@ -31,10 +28,11 @@ TEMPLATE = LIVE / "explorer.html"
 
 @dataclass(frozen=True)
 class Explorer:
-    """What the view shows: a picture, as `photos.load_image` reads it, its tokens (N, d) on a grid of rows × columns, and
-    for each K memberships (K, N) and bases (K, d, p), all of one p. A notebook shows it as it is.
+    """What the view shows: a picture, as `photos.load_image` reads it, its tokens (N, d) on a grid of rows × columns,
+    and for each K memberships (K, N) and bases (K, d, p), all of one p. A notebook shows it as it is.
 
-    `eps2` is the precision of the objective, `eta` the knob's middle position. ValueError where shapes differ.
+    `eps2` is the precision of the objective, `eta` the knob's middle position. ValueError where shapes differ, for
+    fewer than two groups, and for an eps2 or eta that is not positive.
     """
 
     image: Any
@@ -49,53 +47,82 @@ class Explorer:
         N, d = self.tokens.shape
         if N != self.grid[0] * self.grid[1]:
             raise ValueError(f"expected as many tokens as places in the grid {self.grid}, got {N}")
+        for name in ("eps2", "eta"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+                raise ValueError(f"expected {name} > 0 and finite, got {getattr(self, name)}")
+        if not self.groups or min(self.groups) < 2:
+            raise ValueError(f"expected two groups or more, got {sorted(self.groups)}")
         for K, (Pi, U) in self.groups.items():
             if Pi.shape != (K, N) or U.ndim != 3 or U.shape[:2] != (K, d):
                 raise ValueError(f"expected Pi ({K}, {N}) and U ({K}, {d}, p), got {tuple(Pi.shape)}, {tuple(U.shape)}")
         if len(widths := {U.shape[2] for _, U in self.groups.values()}) != 1:
             raise ValueError(f"expected bases of one width p, got {sorted(widths)}")
 
+    @property
+    def K(self) -> int:
+        """The number of groups that the view opens with: the middle one."""
+        return sorted(self.groups)[len(self.groups) // 2]
+
+    @property
+    def token(self) -> int:
+        """The token that the view opens on: the surest one of the smallest group."""
+        Pi = self._lengths(self.K).neg().div(2).softmax(0)  # as the view begins, over the groups
+        own = Pi.argmax(0)
+        sizes = [int((own == k).sum()) or len(own) + 1 for k in range(self.K)]
+        k = sizes.index(min(sizes))
+        return int((Pi[k] * (own == k)).argmax())
+
+    def _lengths(self, K: int) -> Tensor:
+        Pi, U = self.groups[K]
+        return code_lengths(self.tokens, Pi, U, self.eps2, corrected=True)
+
     def _repr_html_(self) -> str:
-        picture = Image.fromarray(load_image(self.image))
-        picture = picture.resize((WIDTH, max(1, round(WIDTH * picture.height / picture.width))))
-        picture.save(buffer := io.BytesIO(), format="JPEG", quality=80)
-        K = sorted(self.groups)[len(self.groups) // 2]
+        return self._page
+
+    @cached_property
+    def _page(self) -> str:
+        photo = Image.fromarray(load_image(self.image))
+        photo = np.asarray(photo.resize((WIDTH, max(1, round(WIDTH * photo.height / photo.width)))))
+        K, (rows, columns) = self.K, self.grid
+        alt = f"A picture and the memberships of its {rows} by {columns} tokens in {K} groups"
         data = {
-            "size": picture.size,
+            "title": self.title,
+            "alt": alt,
+            "photo": jpeg(photo),
             "grid": self.grid,
             "d": self.tokens.shape[1],
             "p": self.groups[K][1].shape[2],
             "c": self.tokens.shape[1] / self.eps2,
             "eta": self.eta,
             "K": K,
+            "token": self.token,
             "tokens": _floats(self.tokens),
             "views": {
-                k: {"U": _floats(U), "T": _floats(code_lengths(self.tokens, Pi, U, self.eps2, corrected=True))}
-                for k, (Pi, U) in sorted(self.groups.items())
+                k: {"U": _floats(U), "T": _floats(self._lengths(k))} for k, (_, U) in sorted(self.groups.items())
             },
-            "colors": COLORS,
-            "map": ["#%02x%02x%02x" % tuple(int(255 * v) for v in rgb) for rgb in colormaps["cividis"].colors],
+            "colors": plots.COLORS,
         }
-        text = json.dumps(data)
-        fill = {
-            "__ID__": "explorer-" + hashlib.sha1(text.encode()).hexdigest()[:10],
-            "__TITLE__": html.escape(self.title),
-            "__ALT__": f"Picture with the memberships of its {self.grid[0]} by {self.grid[1]} tokens",
-            "__PICTURE__": "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode(),
-            "__DATA__": text,
-        }
-        page = TEMPLATE.read_text(encoding="utf-8")
-        for mark, value in fill.items():
-            page = page.replace(mark, value)
-        return page
+        says = (
+            "Here the groups move with the pointer and the sliders, where scripts run: trust this notebook to see it."
+        )
+        return fill(LIVE / "explorer.html", data, self._standing(photo), alt, __SAYS__=says)
+
+    def _standing(self, photo: np.ndarray) -> Any:
+        """The view as it opens, for where no script runs."""
+        Pi = self._lengths(self.K).neg().div(2).softmax(0).unflatten(1, self.grid)
+        alpha = ((Pi - 1 / self.K) / (1 - 1 / self.K)).clamp_min(0)
+        shown = min(self.K, 8)
+        axes = plots.row(min(shown, 4), 2.4, 2.4 * len(photo) / WIDTH + 0.3, rows=-(-shown // 4))
+        for k, ax in zip(range(shown), axes):
+            plots.overlay(photo, alpha[k], plots.COLORS[k], title=f"group {k + 1}", ax=ax)
+        for ax in axes[shown:]:
+            ax.set_axis_off()
+        return axes[0].figure
 
     def save(self, path: str | Path) -> Path:
         """Write the view as one page that needs no kernel, no library and no network."""
-        path = Path(path)
-        page = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(self.title)}</title><body>{self._repr_html_()}</body></html>'
-        path.write_text(page, encoding="utf-8")
-        return path
+        return write(path, self.title, self._page)
 
 
 def _floats(t: Tensor) -> str:
-    return base64.b64encode(t.detach().to(torch.float32).contiguous().numpy().tobytes()).decode()
+    return text(t.detach().float().numpy())

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -16,6 +17,7 @@ import torch
 from kit.explorer import Explorer
 from kit.places import NOTEBOOKS
 from tssa_lib import rates
+from tssa_lib.plots import COLORS
 from tssa_lib.tssa import memberships
 
 FLAGS = [
@@ -57,6 +59,21 @@ def expected(e: Explorer, K: int, rule: str, knob: float) -> tuple[torch.Tensor,
     return Pi, rates.variational_rate(x, Pi, U, EPS2, corrected=True).item()
 
 
+def painted(root, e: Explorer, K: int, head: int | None = None) -> None:
+    """Each token's colour and alpha: its likeliest group's, or one group's, as far as it stands above equal shares."""
+    canvas = root.locator("canvas")
+    pixels = canvas.evaluate("c => [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]")
+    pixels = torch.tensor(pixels).view(*GRID, 4)
+    rule, knob = root.locator(".rule").input_value(), float(root.get_attribute("data-knob"))
+    Pi = expected(e, K, rule, knob)[0].view(K, *GRID)
+    likeliest = Pi.argmax(0) if head is None else torch.full(GRID, head)
+    alpha = ((Pi.gather(0, likeliest[None])[0] - 1 / K) / (1 - 1 / K)).clamp_min(0)
+    assert (pixels[..., 3] - 255 * alpha).abs().max() <= 1.01
+    palette = torch.tensor([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in COLORS])
+    told = alpha > min(0.2, 0.9 * alpha.max())
+    assert (pixels[..., :3] - palette[likeliest])[told].abs().max() <= 1 + 0.5 / alpha[told].min(), "rounding aside"
+
+
 def follow(frame, page, e: Explorer) -> None:
     """Hover, click, use the keyboard and every control; what the view says must be what the library says."""
     root = frame.locator(".tssa-explorer")
@@ -80,9 +97,13 @@ def follow(frame, page, e: Explorer) -> None:
             box["x"] + box["width"] * (col + 0.5) / GRID[1], box["y"] + box["height"] * (row + 0.5) / GRID[0]
         )
 
+    assert int(says()["token"]) == e.token, "opens on a telling token, held"
+    canvas.click(position={"x": 5, "y": 5})
+    canvas.click(position={"x": 5, "y": 5})  # held, and let go
     point(2, 3)
     assert int(says()["token"]) == 2 * GRID[1] + 3
     compare(3, "length")
+    painted(root, e, 3)
     canvas.click(position={"x": 5, "y": 5})  # hold the first token
     point(5, 7)
     assert int(says()["token"]) == 0, "a held token stays"
@@ -102,9 +123,9 @@ def follow(frame, page, e: Explorer) -> None:
     root.locator(".k").focus()
     page.keyboard.press("ArrowRight")
     compare(4, "length")
-    picture = canvas.evaluate("c => c.toDataURL()")
+    painted(root, e, 4)
     root.locator(".head").select_option("2")
-    assert canvas.evaluate("c => c.toDataURL()") != picture, "another head shows another map"
+    painted(root, e, 4, head=1)
     assert "group 4" in root.locator(".says").first.inner_text()
 
 
@@ -191,6 +212,43 @@ def test_shapes_that_do_not_fit_are_named():
         Explorer(e.image, e.tokens, (5, 8), e.groups, EPS2, ETA)
     with pytest.raises(ValueError, match=r"expected Pi \(2, 48\)"):
         Explorer(e.image, e.tokens, GRID, {2: (e.groups[3][0], e.groups[2][1])}, EPS2, ETA)
+
+
+def odd(**change):
+    e = example()
+    fields = dict(image=e.image, tokens=e.tokens, grid=e.grid, groups=e.groups, eps2=e.eps2, eta=e.eta)
+    return Explorer(**(fields | change))
+
+
+@pytest.mark.parametrize("eta", [0.0, -1.0, float("inf"), float("nan")])
+def test_an_odd_eta_is_named_at_once(eta):
+    with pytest.raises(ValueError, match="expected eta > 0 and finite"):
+        odd(eta=eta)
+
+
+@needs_browser
+def test_twelve_groups_uniform_memberships_and_a_strange_title(tmp_path):
+    g = torch.Generator().manual_seed(1)
+    frames = torch.linalg.qr(torch.randn(12, 5, 2, generator=g, dtype=torch.float64))[0]
+    groups = {12: (torch.full((12, 48), 1 / 12, dtype=torch.float64), frames)}
+    e = odd(groups=groups, title="</script> __DATA__ __ID__")
+    with browser_page() as (page, trouble):
+        page.goto(e.save(tmp_path / "twelve.html").as_uri())
+        root = page.locator(".tssa-explorer")
+        assert root.locator(".title").inner_text() == "</script> __DATA__ __ID__"
+        assert root.locator(".bar").count() == 12
+        root.locator(".rule").select_option("tokens")
+        root.locator(".knob").fill("-3")
+        shown = root.locator("canvas").evaluate("c => c.getContext('2d').getImageData(0, 0, 8, 6).data")
+        assert max(list(shown)[3::4]) <= 2, "uniform is blank"
+        assert not trouble
+
+
+def test_where_no_script_runs_a_picture_and_a_sentence_remain():
+    page = example()._repr_html_()
+    still = page[: page.index("<script>")]
+    assert still.count("<img ") == 1 and "trust this notebook" in still
+    assert not {"<input", "<select", "<style", "<canvas"} & set(re.findall(r"<\w+", still))
 
 
 def test_the_view_is_the_same_each_time_and_speaks_to_a_screen_reader():
