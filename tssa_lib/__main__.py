@@ -6,6 +6,8 @@ import argparse
 import sys
 from typing import Any
 
+from tssa_lib import __version__
+
 EXAMPLES = """\
 examples:
   python -m tssa_lib train --data VOC.yaml                     the customary recipe: 300 epochs, 640 px, batch 64, mixed
@@ -143,6 +145,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"tssa_lib {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     def verb(name: str, does: Any, says: str, settings: bool = True) -> argparse.ArgumentParser:

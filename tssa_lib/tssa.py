@@ -148,6 +148,10 @@ class TSSA(TokenStatistics):
 
     def bases(self) -> Tensor:
         W = self.qkv.weight
+        if not isinstance(W, Tensor):  # a method, once `quantize_dynamic` has replaced the projection
+            raise TypeError(
+                f"expected a projection with its weight as a tensor for tied or orthonormal, got {type(self.qkv).__name__}"
+            )
         if not self.orthonormal:
             return W
         return torch.linalg.qr(W.unflatten(0, (self.num_heads, -1)).transpose(-2, -1)).Q.transpose(-2, -1).flatten(0, 1)

@@ -1,0 +1,46 @@
+"""TSSA beside softmax at P5, P4 and P3: what is measured, what is kept, and that the stored counts are today's."""
+
+import json
+
+import pytest
+import torch
+
+from experiments import placements
+from tssa_lib import cost, yolo
+from tssa_lib.yolo import YOLO
+
+
+@pytest.mark.parametrize("name", placements.MODELS)
+def test_every_placement_builds_and_keeps_the_strides(name):
+    _, block, places = name[:-5].split("-")
+    model = YOLO(name).model
+    found = [m for m in model.model if isinstance(m, yolo.C2PSA)]
+    assert len(found) == len(places) // 2 and all(isinstance(m, yolo.C2TSSA) == (block == "tssa") for m in found)
+    assert model.stride.tolist() == [8, 16, 32] and model.yaml["yaml_file"] == name
+    with torch.no_grad():
+        assert model.eval()(torch.rand(1, 3, 96, 160))[0].shape == (1, 84, 12 * 20 + 6 * 10 + 3 * 5)
+
+
+def test_measuring_again_keeps_what_was_not_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(placements, "seconds", lambda names, size: {name: [(0.002, 0.001)] * 3 for name in names})
+    monkeypatch.setattr(placements, "peak", lambda name, size: 5.0)
+    placements.measure([64], ["p5"], tmp_path / "p.json")
+    rows = placements.measure([96], ["p5"], tmp_path / "p.json")["rows"]
+    assert [(r["size"], r["model"]) for r in rows] == [
+        (s, f"yolo11n-{b}-p5.yaml") for s in (64, 96) for b in ("psa", "tssa")
+    ]
+    assert all((r["wall_ms"], r["processor_ms"], r["runs"], r["peak_mib"]) == (2.0, 1.0, 3, 5.0) for r in rows)
+    rows = placements.measure([96], ["p4p5"], tmp_path / "p.json", share=0.0)["rows"]
+    assert len(rows) == 6 and ["not_run" in r for r in rows] == [False] * 4 + [True] * 2
+
+
+def test_counted_costs_are_those_of_the_stored_results():
+    """The committed results belong to this code; TSSA's statistics may be counted either way, hence one percent."""
+    rows = json.loads(placements.RESULT.read_text())["rows"]
+    assert {(r["model"], r["size"]) for r in rows} == {(m, s) for m in placements.MODELS for s in placements.SIZES}
+    for row in (r for r in rows if r["size"] == 1280):
+        found = cost.count(YOLO(row["model"]).model, row["size"])
+        assert found.macs == pytest.approx(row["macs"], rel=1e-2) and found.largest == row["largest"]
+        assert found.attention_macs == pytest.approx(row["attention_macs"], rel=1e-2)
+
+
