@@ -230,7 +230,7 @@ class RateGradient(Attention):
         super().__init__(dim, num_heads)
         self.eps2 = eps2
 
-    def mix(self, w: Tensor) -> Tensor:
+    def mix(self, w: Tensor) -> Tensor:  # type: ignore[override]  # one part: `parts`
         N, p = w.shape[-2:]
         S = torch.eye(p).to(w) + p / (N * self.eps2) * (w.mT @ w)  # (B, K, p, p)
         return w @ torch.linalg.inv(S)  # (B, K, N, p), S is symmetric

@@ -11,7 +11,7 @@ Axes: B batch, N tokens, K heads (groups), p head width, C = K·p model width.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -165,7 +165,7 @@ def tssa_literal(x: Tensor, weight: Tensor, temp: Tensor, out: Tensor, normalize
     N, C = x.shape
     K, p = len(temp), C // len(temp)
     U = [weight[k * p : (k + 1) * p].T for k in range(K)]  # U_k (C, p)
-    size = [[sum((U[k][:, i] @ x[j]) ** 2 for j in range(N)) for i in range(p)] for k in range(K)]
+    size: list[list[Any]] = [[sum((U[k][:, i] @ x[j]) ** 2 for j in range(N)) for i in range(p)] for k in range(K)]
     rows = []
     for j in range(N):
         logits = []

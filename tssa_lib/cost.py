@@ -122,7 +122,7 @@ class Cost(NamedTuple):
     largest: int  # bytes of the largest tensor that any operation makes, in float32
 
 
-def count(model: torch.nn.Module, height: int, width: int | None = None) -> Cost:
+def count(model: Any, height: int, width: int | None = None) -> Cost:
     """The cost of one picture of height × width pixels, counted without computing anything.
 
     model: a detector (`YOLO(…).model`), which stays as it is; decoding its maps into boxes isn't counted. One
@@ -177,7 +177,7 @@ def forward(f: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[], None]:
     return call
 
 
-def forward_backward(f: Callable[[Tensor], Tensor], layer: nn.Module, x: Tensor) -> Callable[[], None]:
+def forward_backward(f: Callable[[Tensor], Tensor], layer: nn.Module, x: Tensor) -> Callable[[], Any]:
     x, target = x.clone().requires_grad_(), torch.randn_like(x)
     variables = [x, *layer.parameters()]
     return lambda: torch.autograd.grad(f(x), variables, target, allow_unused=True)

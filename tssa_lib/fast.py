@@ -106,7 +106,7 @@ def _forward(x, temp, weight, bias, out, out_bias, switches: Switches, keep: boo
 
 def _terms(heads: Tensor, temp: Tensor, switches: Switches) -> Terms:
     w2 = heads * heads  # (B, K, p, N), the squares, once
-    size = {"tokens": w2.sum, "rms": w2.mean, "none": lambda axis: None}[switches.normalize](-1)
+    size = None if switches.normalize == "none" else w2.mean(-1) if switches.normalize == "rms" else w2.sum(-1)
     Pi = _row_products(_square_weights(temp, size, switches, w2.shape[:3]), w2).softmax(1)  # (B, K, N), over the heads
     total, n_k = _row_products(Pi, w2.mT), Pi.sum(-1, keepdim=True) + switches.mass  # (B, K, p), (B, K, 1)
     return Terms(Pi, size, total, n_k, n_k / n_k.add(total, alpha=switches.c))
@@ -227,16 +227,15 @@ def _backward_of_update(du, dD, w, temp, terms: Terms, switches: Switches, spare
 def _differentiable(ctx, g: Tensor, *inputs: Tensor | None) -> list[Tensor | None]:
     """The gradients as functions of g and of all inputs, by way of the straightforward form."""
     own = [None if t is None else t.view_as(t) for t in inputs]  # so that no input is reached through another one
-    wanted = [i for i, needed in enumerate(ctx.needs_input_grad[: len(own)]) if needed]
-    y = _straightforward(*own, ctx.switches)
-    found = torch.autograd.grad(y, [own[i] for i in wanted], g, create_graph=True, allow_unused=True)
-    grads: list[Tensor | None] = [None] * len(own)
-    for i, gradient in zip(wanted, found):
-        grads[i] = gradient
-    return grads
+    wanted = {i: t for i, t in enumerate(own) if t is not None and ctx.needs_input_grad[i]}
+    y = _straightforward(own, ctx.switches)
+    found = torch.autograd.grad(y, list(wanted.values()), g, create_graph=True, allow_unused=True)
+    gradients = dict(zip(wanted, found))
+    return [gradients.get(i) for i in range(len(own))]
 
 
-def _straightforward(x, temp, weight, bias, out, out_bias, switches: Switches) -> Tensor:
+def _straightforward(inputs, switches: Switches) -> Tensor:
+    x, temp, weight, bias, out, out_bias = inputs
     if weight is None:
         w = x.unflatten(1, (len(temp), -1)).mT  # (B, K, N, p)
         return token_update(w, temp, **switches._asdict()).mT.flatten(1, 2)  # (B, C, N)

@@ -154,7 +154,9 @@ def scene(spec: SceneSpec, split: str, index: int) -> Scene:
     pool = (0, TRAIN_DIGITS - 1) if split == "train" else (TRAIN_DIGITS, len(labels) - 1)
     for _ in range(TRIES):  # a crowded layout is dropped and begun again
         wanted = draw(*spec.digits)
-        glyphs, boxes, sources = [], np.zeros((0, 4), np.int64), []
+        boxes = np.zeros((0, 4), np.int64)
+        glyphs: list[np.ndarray] = []
+        sources: list[int] = []
         while len(glyphs) < wanted:
             source = draw(*pool)
             alpha = _glyph(ink[source], draw(*spec.side))

@@ -5,14 +5,15 @@ Lesson 7 derives the causal layer, lesson 8 trains the classifier on real digits
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from tssa_lib import rates
 from tssa_lib.core import MASS, check_heads, entropy, gates, join_heads, split_heads, wide
-from tssa_lib.tssa import TSSA, load_exactly
+from tssa_lib.tssa import TSSA, Layer, load_exactly
 
 CLAMP = 1e-12  # floor of the causal layer's running sum of squares, as published
 VARIANTS = {"tied": {"tied": True}, "untied": {}, "untied, θ = 30": {"temp": 30.0}} | {
@@ -94,7 +95,7 @@ def _size(state: dict[str, Tensor], axis: int, default: int, *names: str) -> int
     return next((state[n].shape[axis] for n in names if n in state and state[n].ndim >= -axis), default)
 
 
-def _load(module: nn.Module, state: dict[str, Tensor]) -> nn.Module:
+def _load(module: Layer, state: dict[str, Tensor]) -> Layer:
     return load_exactly(module.to(next((v.dtype for v in state.values()), torch.float32)), state)
 
 
@@ -143,7 +144,8 @@ def fit(
             loss = nn.functional.cross_entropy(model(images[rows]), labels[rows])
             optimizer.zero_grad()
             loss.backward()
-            optimizer.step(), schedule.step()
+            optimizer.step()
+            schedule.step()
             total += loss.item() * len(rows) / len(images)
         yield total
 
@@ -157,7 +159,7 @@ def compression(model: ToST, images: Tensor) -> list[dict]:
     5, 50 and 95 % quantiles. `temp`: mean θ.
     """
     x, found = model.tokens(images), []
-    for block in model.blocks:
+    for block in cast(Iterable[Block], model.blocks):
         z, layer = block.norm1(x), block.attn
         U, (Pi, _, D) = layer.U, layer.statistics(z)  # (K, C, p)
         rate = [rates.variational_rate(v, Pi, U, layer.dim / layer.c).mean() for v in (z, z + block.gamma1 * layer(z))]

@@ -5,6 +5,7 @@ al. 2024, "Token Statistics Transformer" (ToST), and its published layer, whose 
 """
 
 from math import isfinite
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -182,7 +183,7 @@ class TSSA(TokenStatistics):
         if not self.fast_path_applies(x):
             return self.straightforward(x)
         check_tokens(x, self.dim)
-        W, out = self.bases(), self.to_out[0]
+        W, out = self.bases(), cast(nn.Linear, self.to_out[0])  # the identity if tied
         V, bias = (W.mT, None) if self.tied else (out.weight, out.bias)
         return self.to_out[1](fast_tssa(x, self.temp, W, self.qkv.bias, V, bias, **self.switches))
 
@@ -200,7 +201,10 @@ class TSSA(TokenStatistics):
         return load_exactly(layer.to(state["qkv.weight"].dtype), state)
 
 
-def load_exactly(module: nn.Module, state: dict[str, Tensor]) -> nn.Module:
+Layer = TypeVar("Layer", bound=nn.Module)
+
+
+def load_exactly(module: Layer, state: dict[str, Tensor]) -> Layer:
     """Load a state dict, or raise a ValueError that names all missing, unknown and wrongly shaped entries."""
     own = module.state_dict()
     wrong = [f"missing {k} {tuple(own[k].shape)}" for k in own if k not in state]

@@ -157,7 +157,7 @@ def carry_over(model: YOLO, weights: str | Path | YOLO | nn.Module) -> Carried:
     fitted.model = _aligned(target.model, fitted.model)
     for i, (ours, theirs) in enumerate(zip(target.model, fitted.model)):
         if isinstance(ours, tuple(BLOCKS.values())) and type(theirs) is C2PSA:
-            block = copy.deepcopy(ours)
+            block: Any = copy.deepcopy(ours)
             if carry(block, theirs):
                 for inner in block.m if isinstance(ours, C2TSSA) else ():
                     del inner.attn.temp  # it has no counterpart: not counted, stays as it is in ours
@@ -201,7 +201,7 @@ def _aligned(ours: nn.Sequential, theirs: nn.Sequential) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def _name(source: nn.Module, weights: str | Path | nn.Module) -> str:
+def _name(source: Any, weights: str | Path | nn.Module) -> str:
     named = Path(source.yaml["yaml_file"]).stem if source.yaml.get("yaml_file") else type(source).__name__
     return named if isinstance(weights, nn.Module) else f"{named} from {Path(weights).name}"
 

@@ -206,7 +206,7 @@ def with_attention(places: Sequence[str] = ("P5",), block: str = "C2TSSA", **swi
     return {**d, "backbone": rows[:cut], "head": rows[cut:]}
 
 
-def _shift(f: int | list[int], at: int) -> int | list[int]:
+def _shift(f: Any, at: int) -> Any:
     """Where a row reads from, once a row is put in behind row `at` and takes its place as a source."""
     return [_shift(g, at) for g in f] if isinstance(f, list) else f + (f >= at)
 

@@ -42,5 +42,3 @@ def test_counted_costs_are_those_of_the_stored_results():
         found = cost.count(YOLO(row["model"]).model, row["size"])
         assert found.macs == pytest.approx(row["macs"], rel=1e-2) and found.largest == row["largest"]
         assert found.attention_macs == pytest.approx(row["attention_macs"], rel=1e-2)
-
-

@@ -4,7 +4,6 @@ What test_yolo.py (building, fusing, loading) and test_train.py (training, resum
 """
 
 import copy
-import json
 import os
 import re
 import subprocess
@@ -80,7 +79,9 @@ def test_by_name_every_placement_has_two_heads_and_the_improved_form_its_switche
     assert tasks.DetectionModel({**narrow, "scale": "n"}, verbose=False).model[10].m[0].attn.num_heads == 2
 
 
-@pytest.mark.parametrize("args, said", [([], "got []"), ([7], "row 10 [7]"), ([512], "row 10 [512]"), (["x"], "got ['x']")])
+@pytest.mark.parametrize(
+    "args, said", [([], "got []"), ([7], "row 10 [7]"), ([512], "row 10 [512]"), (["x"], "got ['x']")]
+)
 def test_a_row_with_wrong_channels_is_answered_in_words(args, said):
     d = tasks.yaml_model_load("yolo11n-tssa.yaml")
     d["backbone"][10][3] = args
@@ -95,7 +96,7 @@ def test_the_table_of_a_model_names_our_blocks(caplog):
             YOLO("yolo11n-tssa.yaml", verbose=True)
     finally:
         yolo.LOGGER.propagate = before
-    (row,) = [line for line in caplog.messages if line.split()[:1] == ["10"]]
+    (row,) = {line for line in caplog.messages if line.split()[:1] == ["10"]}
     assert "tssa_lib.blocks.C2TSSA" in row and "C2PSA" not in row
     assert str(sum(p.numel() for p in YOLO("yolo11n-tssa.yaml").model.model[10].parameters())) in row
 
