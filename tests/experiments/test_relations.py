@@ -1,0 +1,265 @@
+"""The drawn tasks ask what they say, the networks are what they say, and a whole training leaves whole results."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from experiments import relations
+from experiments.drawn import CIRCLE, CLASSES, HARD, QUARTER, DrawnSpec, chance, colour, draw, make_drawn
+from experiments.slot import BLOCKS, C2SE, C2XCA, C2Softmax
+from kit import results_needs
+from tssa_lib.yolo import C2TSSA, YOLO, C2Plain
+
+TINY = relations.Form("tiny", train=8, val=4, epochs=1)
+
+
+# --- scenes -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", CLASSES)
+def test_a_specification_makes_the_same_scene_and_another_seed_another(task):
+    spec = DrawnSpec(task)
+    assert np.array_equal(draw(spec, "val", 3).image, draw(spec, "val", 3).image)
+    assert not np.array_equal(draw(spec, "val", 3).image, draw(replace(spec, seed=1), "val", 3).image)
+    assert not np.array_equal(draw(spec, "val", 3).image, draw(spec, "train", 3).image)
+
+
+@pytest.mark.parametrize("task", CLASSES)
+def test_shapes_keep_apart_and_inside(task):
+    spec = DrawnSpec(task)
+    for i in range(20):
+        boxes = draw(spec, "train", i).boxes
+        assert boxes.min() >= spec.gap and boxes.max() <= spec.size - spec.gap
+        for a in range(len(boxes)):
+            for b in range(a):
+                apart = (boxes[a, :2] >= boxes[b, 2:] + spec.gap) | (boxes[b, :2] >= boxes[a, 2:] + spec.gap)
+                assert apart.any()
+
+
+def distance(a, b):
+    return abs((a - b + CIRCLE // 2) % CIRCLE - CIRCLE // 2)
+
+
+def test_own_is_told_by_the_hue():
+    for i in range(20):
+        drawn = draw(DrawnSpec("own"), "train", i)
+        assert np.array_equal(drawn.labels, distance(drawn.hues, 0) > QUARTER)
+
+
+def test_rare_is_the_minority_of_two_colours_far_apart():
+    for i in range(40):
+        drawn = draw(DrawnSpec("rare"), "train", i)
+        rare, common = drawn.hues[drawn.labels == 1], drawn.hues[drawn.labels == 0]
+        assert 1 <= len(rare) < len(common)
+        assert len(set(rare)) == len(set(common)) == 1
+        assert distance(rare[0], common[0]) >= QUARTER
+
+
+def test_same_has_the_colour_of_the_square():
+    for i in range(40):
+        drawn = draw(DrawnSpec("cue"), "train", i)
+        square = drawn.hues[drawn.labels == 2]
+        assert len(square) == 1
+        assert np.array_equal(drawn.labels[:-1] == 1, drawn.hues[:-1] == square[0])
+        assert {0, 1} <= set(drawn.labels.tolist())
+
+
+def test_twins_share_a_colour_that_nobody_else_has():
+    for i in range(40):
+        drawn = draw(DrawnSpec("twin"), "train", i)
+        hues, counts = np.unique(drawn.hues, return_counts=True)
+        assert sorted(counts)[-2:] == [1, 2]
+        assert np.array_equal(drawn.labels == 1, drawn.hues == hues[counts.argmax()])
+
+
+def test_hues_are_equally_saturated():
+    colours = np.stack([colour(hue) for hue in range(CIRCLE)])
+    assert (colours.max(1) == colours.max()).all() and (colours.min(1) == colours.min()).all()
+
+
+def test_the_set_on_disk_is_yolos_and_is_made_once(tmp_path):
+    spec = DrawnSpec("rare", train=3, val=2)
+    data = make_drawn(spec, tmp_path)
+    made = data.stat().st_mtime_ns
+    assert make_drawn(spec, tmp_path) == data and data.stat().st_mtime_ns == made
+    assert len(list((data.parent / "images/train").iterdir())) == 3
+    drawn = draw(spec, "val", 1)
+    rows = np.loadtxt(data.parent / "labels/val/00001.txt", ndmin=2)
+    assert np.array_equal(rows[:, 0], drawn.labels)
+    corners = np.hstack([rows[:, 1:3] - rows[:, 3:] / 2, rows[:, 1:3] + rows[:, 3:] / 2]) * spec.size
+    assert np.allclose(corners, drawn.boxes, atol=1e-3)
+
+
+def test_chance_is_the_share_of_a_class():
+    spec = DrawnSpec("rare", val=30)
+    labels = np.concatenate([draw(spec, "val", i).labels for i in range(30)])
+    assert chance(spec)["rare"] == pytest.approx(labels.mean())
+
+
+# --- what a disc tells of itself ------------------------------------------------------------------
+
+
+def precision_by_colour_alone(task):
+    """Average precision of the hard class for a classifier of each disc's mean colour, over its share."""
+    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.metrics import average_precision_score
+
+    def discs(split, count):
+        x, y = [], []
+        for i in range(count):
+            drawn = draw(DrawnSpec(task), split, i)
+            for label, (x0, y0, x1, y1) in zip(drawn.labels, drawn.boxes):
+                if CLASSES[task][label] != "square":
+                    q = (x1 - x0) // 4  # the middle half of the box is all disc
+                    x.append(drawn.image[y0 + q : y1 - q, x0 + q : x1 - q].mean((0, 1)))
+                    y.append(CLASSES[task][label] == HARD[task])
+        return np.array(x), np.array(y)
+
+    x, y = discs("train", 250)
+    forest = RandomForestClassifier(60, min_samples_leaf=10, random_state=0).fit(x, y)
+    x, y = discs("val", 250)
+    return average_precision_score(y, forest.predict_proba(x)[:, 1]), y.mean()
+
+
+def test_own_can_be_told_from_the_disc():
+    precision, _ = precision_by_colour_alone("own")
+    assert precision > 0.98
+
+
+@pytest.mark.parametrize("task", ["rare", "cue", "twin"])
+def test_the_others_can_not(task):
+    precision, share = precision_by_colour_alone(task)
+    assert abs(precision - share) < 0.06
+
+
+def test_rare_is_told_by_counting():
+    """The answer is in the scene: whoever counts the discs of each colour has it."""
+    for i in range(40):
+        drawn = draw(DrawnSpec("rare"), "val", i)
+        counts = np.array([(drawn.hues == hue).sum() for hue in drawn.hues])
+        assert np.array_equal(counts < len(counts) / 2, drawn.labels == 1)
+
+
+# --- networks -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_the_slot_holds_its_block_and_nothing_else_differs(block, tmp_path):
+    kinds = {"none": C2Plain, "SE": C2SE, "XCA": C2XCA, "softmax": C2Softmax}
+    layers = relations.build("local", block, tmp_path).model.model
+    assert type(layers[3]) is kinds.get(block, C2TSSA)
+    plain = relations.build("local", "none", tmp_path).model.model
+    assert [type(m) for m in layers if m is not layers[3]] == [type(m) for m in plain if m is not plain[3]]
+
+
+def test_improved_has_four_heads_and_published_one(tmp_path):
+    heads = [relations.build("local", b, tmp_path).model.model[3].m[0].attn.num_heads for b in list(BLOCKS)[-2:]]
+    assert heads == [1, 4]
+
+
+@pytest.mark.parametrize("network", relations.NETWORKS)
+@pytest.mark.parametrize("block", ["SE", "XCA", "TSSA improved"])
+def test_every_network_takes_every_block(network, block, tmp_path):
+    model = relations.build(network, block, tmp_path).model.eval()
+    with torch.no_grad():
+        assert model(torch.zeros(1, 3, 96, 96))[0].shape[1] == 4 + len(model.names)
+
+
+def test_receptive_fields_grow_along_the_ladder():
+    """By hand for the first: 15 px of three strided convolutions, two cells of 8 px for each of four 3x3 ones."""
+    fields = [relations.receptive_field(network) for network in relations.NETWORKS[:3]]
+    assert fields[0] == 15 + 4 * 2 * 8
+    assert fields == sorted(set(fields))
+
+
+def test_stopped_orders_are_whole_comparisons_first():
+    order = relations.todo(2, list(CLASSES), relations.NETWORKS, list(BLOCKS))
+    assert len(order) == len(set(order))
+    assert order[: len(BLOCKS)] == [("rare", "local", block, 0) for block in BLOCKS]
+
+
+# --- a whole run ----------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_training_is_kept_and_the_results_are_whole(tmp_path):
+    folder, out = tmp_path / "runs", tmp_path / "needs.json"
+    trainings = [("rare", "local", block, 0) for block in ("none", "TSSA improved")]
+    relations.run(TINY, trainings, folder)
+    kept = {p: p.stat().st_mtime_ns for p in folder.glob("*.json")}
+    relations.run(TINY, trainings, folder)
+    assert {p: p.stat().st_mtime_ns for p in folder.glob("*.json")} == kept and len(kept) == 2
+    assert not list(folder.rglob("*.pt"))
+
+    other = {"detector": "digits", "task": "digits", "block": "TSSA", "seed": 0, "intervention": None, "mAP50": 0.8}
+    manifest = {"command": "x", "date": "x", "python": "x", "torch": "x"}
+    (tmp_path / "use.json").write_text(json.dumps({**manifest, "rows": [{**other, "per_class": {}}]}))
+    relations.assemble(folder, TINY, out, "python -m experiments.relations")
+    needs, use = (json.loads((tmp_path / name).read_text()) for name in ("needs.json", "use.json"))
+    whole(needs, use)
+    assert [r["block"] for r in needs["rows"]] == ["none", "TSSA improved"]
+    assert {r["intervention"] for r in use["rows"] if r["detector"] == "local"} == {None, *relations.INTERVENTIONS}
+    assert [r["detector"] for r in use["rows"]].count("digits") == 1  # others' rows stay
+
+
+def test_nothing_trained_writes_nothing(tmp_path):
+    (tmp_path / "needs.json").write_text("{}")
+    with pytest.raises(ValueError, match="nothing is written"):
+        relations.assemble(tmp_path / "empty", TINY, tmp_path / "needs.json", "x")
+    assert (tmp_path / "needs.json").read_text() == "{}"
+
+
+def whole(needs, use):
+    assert {"command", "date", "torch", "ultralytics", "minutes", "seeds", "scenes", "chance", "recipe"} <= needs.keys()
+    for row in needs["rows"]:
+        assert row["task"] in CLASSES and row["network"] in relations.NETWORKS and row["block"] in BLOCKS
+        for measured in (row, *row["interventions"].values()):
+            assert 0 <= measured["mAP50"] <= 1
+            assert all(0 <= v <= 1 for v in measured["per_class"].values())
+        assert set(row["interventions"]) == (set(relations.INTERVENTIONS) if "TSSA" in row["block"] else set())
+        assert row["receptive_field"] == needs["receptive_fields"][row["network"]]
+    for row in use["rows"]:
+        assert row.keys() == {"detector", "task", "block", "seed", "intervention", "mAP50", "per_class"}
+        assert row["intervention"] in (None, *relations.INTERVENTIONS)
+
+
+def test_committed_results_are_whole_and_draw():
+    needs, use = results_needs.load("needs"), results_needs.load("use")
+    mine = {**use, "rows": [r for r in use["rows"] if r["detector"] in relations.NETWORKS]}
+    whole(needs, mine)
+    assert len({(r["task"], r["network"], r["block"], r["seed"]) for r in needs["rows"]}) == len(needs["rows"])
+    for figure in (results_needs.tasks_figure(needs), results_needs.ladder_figure(needs)):
+        assert all(ax.get_title() for ax in figure.axes)
+    assert results_needs.use_table(mine["rows"]).count("\n") >= 2
+
+
+def test_intervals_and_pairs_are_computed_when_read():
+    rows = [
+        {
+            "task": "rare",
+            "network": "local",
+            "block": block,
+            "seed": seed,
+            "mAP50": value,
+            "per_class": {"rare": value / 2},
+        }
+        for block, values in {"none": (0.5, 0.4, 0.6), "SE": (0.9, 0.85, 0.95)}.items()
+        for seed, value in enumerate(values)
+    ]
+    found = results_needs.paired(rows, "SE", "none", task="rare")
+    assert found["mean"] == pytest.approx(0.4) and found["low"] < 0.4 < found["high"] and found["seeds"] == 3
+    assert results_needs.by_block(rows, "hard")["SE"][0] == 0.45
+    with pytest.raises(ValueError):
+        results_needs.paired(rows, "SE", "softmax")
+
+
+def test_measuring_under_an_intervention_leaves_the_detector_as_it_was(tmp_path):
+    data = make_drawn(DrawnSpec("rare", train=2, val=4), tmp_path)
+    model = relations.build("local", "TSSA improved", tmp_path)
+    assert isinstance(model, YOLO)
+    before = relations.measure(model, data, 96)
+    relations.measure(model, data, 96, what="silenced")
+    assert relations.measure(model, data, 96) == before
