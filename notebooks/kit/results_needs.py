@@ -167,15 +167,17 @@ def ladder_figure(results: dict[str, Any], task: str = "rare") -> Figure:
     side = results["scenes"][task]["size"]
     ax.axhline(results["chance"][task][HARD[task]], color="0.4", linestyle=":", linewidth=1.2, label="chance")
     ax.axvline(2 * side - 1, color="0.6", linewidth=1)
-    ax.annotate(
-        "from here on every\nplace sees the whole scene", (2 * side - 1, 0.02), xytext=(5, 0), textcoords="offset points",
-        fontsize=8, color="0.3",
-    )  # fmt: skip
+    said = "from here on every\nplace sees the whole scene"
+    ax.annotate(said, (2 * side - 1, 0.02), xytext=(5, 0), textcoords="offset points", fontsize=8, color="0.3")
     ax.set_xscale("log")
-    ax.set_xticks(list(fields.values()), [f"{name}\n{field} px" for name, field in fields.items()], fontsize=9)
+    names, before = [], 0.0
+    for name, field in fields.items():  # neighbours that stand close have their names on two levels
+        names.append(("\n\n" if field < 1.35 * before else "") + f"{name}\n{field} px")
+        before = 0.0 if names[-1].startswith("\n") else field
+    ax.set_xticks(list(fields.values()), names, fontsize=9)
     ax.minorticks_off()
     ax.set(
-        title="Attention pays where the rest of the detector can't see",
+        title="The ladder of context: what the block adds to what the convolutions see",
         xlabel="network, and its receptive field without the block",
         ylabel=f"average precision of “{HARD[task]}”",
         ylim=(0, 1.04),
