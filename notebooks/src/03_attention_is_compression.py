@@ -10,7 +10,7 @@
 # approximation on that road costs, and where the square of the number of tokens comes from.
 #
 # **After this you can**
-# - write the compression rate in the frames of $K$ subspaces, with its exact gradient in two forms
+# - write the compression rate in $K$ subspaces, with its exact gradient in two forms
 # - build multi-head subspace self-attention (MSSA) and name the four approximations that lead to it
 # - say which of them turns the step around, and what the published layer does to the rate
 # - count the operations of both forms of the gradient
@@ -389,7 +389,7 @@ show(fig, alt="Four panels with the six tokens and an arrow from each. Exact: al
 # two axes fill the plane.) The layer as built adds the mean instead of moving towards it, and pushes everything
 # outward again.
 #
-# The view below moves all this. Slide $\varepsilon^2$ from coarse to fine with the difference, then switch to the softmax and slide again.
+# Now move it. Slide $\varepsilon^2$ from coarse to fine with the difference, then switch to the softmax and slide again.
 # **Predict:** at which $x$ does an arrow turn around, and does the softmax turn, too?
 
 # %% tags=["hide-input"]
@@ -403,7 +403,8 @@ live.sign(six, axes, eps2=eps2, groups=[0, 0, 0, 1, 1, 1])
 # Six tokens may be special, so take 400 patches of a photo: 128 principal coordinates, dealt out
 # to four heads in turn, all tokens of unit length.
 
-# %%
+# %% tags=["hide-input"]
+# 400 patches of a photo as tokens, and four orthogonal heads
 photo = photos.sample("china", 480)[:, 80:400]                             # (320, 320, 3)
 tokens, grid = photos.tokens(photo, d=128, size=16, stride=16)             # (400, 128), a 20 × 20 grid
 tokens = torch.nn.functional.normalize(tokens, dim=-1)

@@ -106,7 +106,7 @@ check("4.2", torch.stack([0.5 * (share * torch.linalg.slogdet(torch.eye(2) + c *
 # **Exercise 4a.** Build the right half of (4.3). `w` holds every token in every basis, `w[k, j, i]` $= u_{ki}^\top z_j$.
 
 # %%
-def library_moments(w, Pi):
+def second_moments(w, Pi):
     return tssa.second_moments(w, Pi, mass=0)           # the layer adds a tiny mass to n_k; the formula doesn't
 
 
@@ -115,7 +115,7 @@ def my_moments(w, Pi):
     return ...  # your turn
 
 
-moments_of = mine("4a", my_moments, library_moments)
+moments_of = mine("4a", my_moments, second_moments)
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -323,7 +323,7 @@ show(fig, alt="Left: 150 tokens in a thin tilted cloud with a thin tilted ellips
 # most useful sentence about the variational rate: **with complete bases it is the compression rate plus the bits lost by coding each
 # coordinate alone.** The loss is zero exactly if every $U_k$ diagonalises its group's second moment, and small if it nearly does: half the
 # angle, a quarter of the loss. (Proof and check: [Total correlation](#Total-correlation). No trap lies
-# on the way to the best basis: [Jacobi's rotations](#Jacobi's-rotations).)
+# on the way to the best basis: [Jacobi rotations](#Jacobi-rotations).)
 #
 # Here you can turn the basis yourself. Turn $u_1$ until no bit is lost. Then let the head code one direction only and turn again.
 # **Predict:** can the code of one direction cost less than the truth?
@@ -556,7 +556,7 @@ show(fig, alt="Left: two rising curves of the short sum against p; at p = 32 bot
 # fewer directions. In both cases saying which group a token belongs to takes up to $\ln K$ nats a token, which neither $R_c$ nor its bound counts.
 #
 # Can the bound be mended for $p < d$? Yes, at the cost of the tokens' lengths: [The corrected bound](#The-corrected-bound). And never train on the
-# short sum: energy that no head sees is free, and it will be hidden ([Don't train on the short sum](#Don't-train-on-the-short-sum)).
+# short sum: energy that no head sees is free, and it will be hidden ([No objective for training](#No-objective-for-training)).
 
 # %% [markdown]
 # ## Takeaways
@@ -768,7 +768,7 @@ show(fig, alt="Three curves of bits lost against the angle, zero at 0 and plus o
 # Note what makes a wrong basis expensive: not its angle alone, but eigenvalues that differ strongly. A round cloud looks the same from every side.
 
 # %% [markdown]
-# ### Jacobi's rotations
+# ### Jacobi rotations
 #
 # Theorem 1 says $F(M) = \min_Q \sum_i f(m_{ii})$: the best basis is an eigenbasis. Could a method that only walks downhill get stuck on the way? The orthogonal matrices are a curved set, and there such questions can go wrong.
 #
@@ -1059,7 +1059,7 @@ print("corrected, 4 heads of 32       ", bits(rates.variational_rate(x, Pi4, hea
 # rest of a photo's energy is not spread evenly at all.
 
 # %% [markdown]
-# ### Don't train on the short sum
+# ### No objective for training
 #
 # One might now maximise rate reduction with the cheap term: $R(Z)$ minus the short sum. That is a trap, and it can be computed by hand. Take unit tokens, $d = Kp$, head $k$ looking at block $k$ of the coordinates. If the tokens spread evenly over all directions and memberships are uniform, each of the $p$ second moments is $1/d$:
 #
