@@ -180,7 +180,7 @@ def points(
         ax.plot(
             *(V @ (np.sqrt(lam.clip(0))[:, None] * circle)),
             DASHES[i % 4],
-            color=COLORS[[-1, 5, 3, 2][i % 4]],
+            color=COLORS[[3, 6, 4, 2][i % 4]],
             label=label,
             zorder=4,
         )
@@ -196,7 +196,7 @@ def points(
                 offsets=_np(discs[0]),
                 transOffset=ax.transData,
                 facecolor="#56B4E933",
-                edgecolor=COLORS[4],
+                edgecolor=COLORS[5],
             )
         )
         ax.update_datalim(np.vstack([_np(discs[0]) + discs[1], _np(discs[0]) - discs[1]]))

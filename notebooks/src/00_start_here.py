@@ -243,7 +243,7 @@ print(f"R of the six tokens: {R:.3f} nats = {R / torch.tensor(2.0).log():.3f} bi
 # | $\alpha$, $\alpha_k$, $\beta$ | – | $d/(n\varepsilon^2)$, $d/(n_k\varepsilon^2)$, $p/(n\varepsilon^2)$: constants of $R$, $R_c$, of the rate in subspaces | `alpha`, `beta` |
 # | $R$, $R_c$, $\Delta R$ | – | coding rate, rate of groups, their difference, in nats | `rates.coding_rate`, `.compression_rate`, `.rate_reduction` |
 # | $R_c^{\mathrm{var}}$, $R_c^{\mathrm{corr}}$ | – | variational rate; corrected for the directions off the frames | `rates.variational_rate` |
-# | $R^c$ | – | lesson 3 only: the rate of *all* tokens in every frame (index above), not $R_c$ | `rates.subspace_rate` |
+# | $R^c$ | – | lesson 3 (compared in lesson 2): the rate of *all* tokens in every frame (index above), not $R_c$ | `rates.subspace_rate` |
 # | $F$, $f$ | – | spectral sum $F(M) = \sum_i f(\lambda_i(M))$; $f(x) = \ln(1 + cx)$ | – |
 # | $U$, $U_k$, $u_{ki}$ | d × p, d | frame (orthonormal columns) of group k and its directions | `U` (K, d, p), `qkv.weight` |
 # | $w$, $w_k$ | p × n | projected tokens $U_k^\top Z$ | `w` (…, K, N, p) |
@@ -281,7 +281,7 @@ print(f"R of the six tokens: {R:.3f} nats = {R / torch.tensor(2.0).log():.3f} bi
 # | Lesson | What it holds | To read | To run |
 # |---|---|---|---|
 # | [1 · The coding rate](01_coding_rate.ipynb) | the price of a cloud of tokens | 35 min | 12 s |
-# | [2 · Rate reduction](02_rate_reduction.ipynb) | groups are cheaper; the best arrangement | 45 min | 16 s |
+# | [2 · Rate reduction](02_rate_reduction.ipynb) | groups are cheaper; the best arrangement | 40 min | 20 s |
 # | [3 · A step of compression is attention](03_attention_is_compression.ipynb) | a detour: CRATE's attention and its four approximations | 40 min | 20 s |
 # | [4 · The variational bound](04_variational_bound.ipynb) | one coordinate at a time, and what that costs | 42 min | 25 s |
 # | [5 · The TSSA update](05_tssa_update.ipynb) | the gradient step, and how far it may go | 45 min | 20 s |
