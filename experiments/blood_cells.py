@@ -1,10 +1,12 @@
 """Blood cells: the ready detector that comes with the project, and the trial of attention on real pictures.
 
     python -m experiments.blood_cells ready     about eight minutes of one idle core
+    python -m experiments.blood_cells recipe    about five
     python -m experiments.blood_cells trial     about half an hour of one idle core; resumable
 
 `ready` trains YOLO11n with TSSA at P3, P4 and P5, in the form that the derivation suggests, keeps its last epoch in
-data/detectors/blood_cells.pt and writes data/results/blood_cells_ready.json: one seed, measured once.
+data/detectors/blood_cells.pt and writes data/results/blood_cells_ready.json: one seed, measured once. `recipe` does the
+same with the shorter recipe of the last lesson, `tssa_lib.train.CELLS`: data/results/blood_cells_recipe.json.
 `trial` writes data/results/blood_cells.json, and its rows of use into data/results/use.json. The control stands at P5
 alone: TSSA at three places has feed-forward parts at P3 and P4 besides, so a gain of it would have to be held against
 what is left when it is silenced.
@@ -28,9 +30,9 @@ from tssa_lib.yolo import YOLO
 
 DATA = paths.shipped("blood_cells/data.yaml")
 DETECTOR = record.RESULTS.parent / "detectors" / "blood_cells.pt"
-READY = {**CELLS, "imgsz": 224, "epochs": 20}
+READY = {**CELLS, "imgsz": 224, "epochs": 20, "batch": 8, "nbs": 8}
 EVERYWHERE = ("P3", "P4", "P5")
-TRIAL = dict(imgsz=128, epochs=5, lr0=0.004)  # what five seeds of four blocks can take
+TRIAL = dict(imgsz=128, epochs=5, batch=8, nbs=8, lr0=0.004)  # what five seeds of four blocks can take
 ARMS = (
     Arm("none"),
     Arm("softmax"),
@@ -40,30 +42,27 @@ ARMS = (
 SEEDS = range(5)
 
 
-def ready(folder: Path, command: str, seed: int = 0) -> dict[str, Any]:
-    """Train the ready detector, or take it from `folder` where it is finished; keep it, and measure what was kept."""
+def once(recipe: dict[str, Any], folder: Path, command: str, keep: Path | None = None, seed: int = 0) -> dict[str, Any]:
+    """Train TSSA at three places by a recipe, or take it from `folder` where it is finished, and measure it.
+
+    keep: where its weights are kept as numbers alone; then what is measured is what was kept.
+    """
     arm = Arm("TSSA improved", EVERYWHERE)
-    recipe = {**READY, "seed": seed, "device": "cpu"}
+    recipe = {**recipe, "seed": seed, "device": "cpu"}
 
     def make() -> dict[str, Any]:
         return detectors.trained(arm.plan, DATA, folder, **recipe)[1]
 
     took = without(detectors.kept(folder / "train.json", recipe, make))
-    last = YOLO(str(folder / "run" / "weights" / "last.pt"))
-    weights.keep(last, DETECTOR, READY["imgsz"])
+    last = folder / "run" / "weights" / "last.pt"
+    if keep:
+        weights.keep(YOLO(str(last)), keep, recipe["imgsz"])
     rows = []
-    for split in ("val", "test"):
-        kept = weights.load(DETECTOR)  # what is measured is what was kept
-        rows.append({"split": split, **detectors.measured(kept, DATA, READY["imgsz"], split=split)})
-    return {
-        **record.manifest(command),
-        "detector": str(arm),
-        "seed": seed,
-        "recipe": recipe,
-        **took,
-        "bytes": DETECTOR.stat().st_size,
-        "rows": rows,
-    }
+    for split in ("val", "test") if keep else ("val",):
+        model = weights.load(keep or last)
+        rows.append({"split": split, **detectors.measured(model, DATA, recipe["imgsz"], split=split)})
+    found = {**record.manifest(command), "detector": str(arm), "seed": seed, "recipe": recipe, **took, "rows": rows}
+    return {**found, "bytes": keep.stat().st_size} if keep else found
 
 
 def add_use(rows: list[dict[str, Any]], command: str, detector: str) -> Path:
@@ -81,16 +80,17 @@ def main(words: list[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("what", choices=("ready", "trial"))
+    parser.add_argument("what", choices=("ready", "recipe", "trial"))
     parser.add_argument("--so-far", action="store_true", help="trial: read what is finished; train and write nothing")
     given = parser.parse_args(words)
     command = shlex.join(["python", "-m", "experiments.blood_cells", *words])
     runs = paths.data_dir() / "runs" / "blood_cells"
-    if given.what == "ready":
-        found = ready(runs / "ready", command)
+    if given.what != "trial":
+        recipe, keep = (READY, DETECTOR) if given.what == "ready" else (CELLS, None)
+        found = once(recipe, runs / given.what, command, keep)
         for row in found["rows"]:
             print(row["split"], {k: round(v, 3) for k, v in row.items() if k.startswith("mAP")}, row["per_class"])
-        print(f"wrote {DETECTOR} and {record.write(record.RESULTS / 'blood_cells_ready.json', found)}")
+        print(f"wrote {record.write(record.RESULTS / f'blood_cells_{given.what}.json', found)}")
         return
     recipe = {k: v for k, v in {**CELLS, **TRIAL}.items() if k not in ("imgsz", "epochs")}
     trial = Trial(DATA, TRIAL["imgsz"], TRIAL["epochs"], recipe=recipe)

@@ -97,6 +97,10 @@ class Trial:
     device: str = "cpu"
     recipe: dict[str, Any] = field(default_factory=lambda: dict(CELLS))
 
+    def __post_init__(self) -> None:
+        if self.imgsz % 32 or self.imgsz < 32:
+            raise ValueError(f"expected imgsz in multiples of 32, YOLO11's largest stride, got {self.imgsz}")
+
     def asked(self, arm: Arm, seed: int) -> dict[str, Any]:
         """What one training depends on."""
         kind, switches = BLOCKS[arm.block]

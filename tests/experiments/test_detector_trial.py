@@ -59,6 +59,8 @@ def test_arms_are_read_from_words_and_errors_say_what_there_is():
         Arm.read("conv")
     with pytest.raises(ValueError, match="expected places P5 and perhaps P4 and P3, got P9"):
         Arm.read("none@P9")
+    with pytest.raises(ValueError, match="expected imgsz in multiples of 32, .*, got 208"):
+        Trial(Path("my.yaml"), imgsz=208, epochs=1)
 
 
 @pytest.mark.parametrize("shape", [(2, 128, 5, 7), (1, 128, 1, 1)])
