@@ -121,7 +121,8 @@ def _square_weights(temp: Tensor, size: Tensor | None, switches: Switches, shape
 
 def _minus_gates(terms: Terms, switches: Switches) -> Tensor:
     """−D_k side by side, as columns of the output map meet them. (B, 1, C)."""
-    return -switches.c * terms.D.flatten(1).unsqueeze(1)
+    B, K, p = terms.D.shape
+    return -switches.c * terms.D.view(B, 1, K * p)
 
 
 def _heads(w: Tensor, K: int, on_map: bool) -> Tensor:

@@ -5,7 +5,7 @@ al. 2024, "Token Statistics Transformer" (ToST), and its published layer, whose 
 """
 
 from math import isfinite
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -183,9 +183,9 @@ class TSSA(TokenStatistics):
         if not self.fast_path_applies(x):
             return self.straightforward(x)
         check_tokens(x, self.dim)
-        W, out = self.bases(), cast(nn.Linear, self.to_out[0])  # the identity if tied
+        W, (out, drop) = self.bases(), self.to_out
         V, bias = (W.mT, None) if self.tied else (out.weight, out.bias)
-        return self.to_out[1](fast_tssa(x, self.temp, W, self.qkv.bias, V, bias, **self.switches))
+        return drop(fast_tssa(x, self.temp, W, self.qkv.bias, V, bias, **self.switches))
 
     @classmethod
     def from_tost_state_dict(cls, state: dict[str, Tensor], num_heads: int) -> "TSSA":
