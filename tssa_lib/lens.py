@@ -32,7 +32,7 @@ from tssa_lib.silence import intervene
 RULES = {  # what the softmax over the heads is taken of
     "none": "θ Σ w²",
     "tokens": "θ Σ w² / (sum over tokens)",
-    "rms": "θ · mean of w² / (mean over tokens)",
+    "rms": "θ · mean of w² / (all tokens' mean)",
     "code": "−½ code length",
 }
 W_BYTES = 2_000_000  # of projected tokens at most; the finest layers of the largest models go without
