@@ -1,4 +1,4 @@
-"""The README's picture of the lens: `python -m experiments.lens_picture` writes data/lens.png (seconds; needs Chromium).
+"""The README's picture of the lens: `python -m experiments.lens_picture` writes data/lens.png.
 
 It is a screenshot of the page that `python -m tssa_lib lens` writes, of the ready detector.
 """
