@@ -201,7 +201,7 @@ def ascent_step(x: Tensor, Pi: Tensor, eps2: float, step: float | None = None) -
     tensor([[1., 0.],
             [0., 1.]])
     """
-    step = safe_ascent_step(*x.shape[-2:], eps2) if step is None else step
+    step = safe_ascent_step(x.shape[-2], x.shape[-1], eps2) if step is None else step
     y = x + step * rate_reduction_grad(x, Pi, eps2)
     return y / y.norm(dim=-1, keepdim=True)
 

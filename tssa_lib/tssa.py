@@ -5,7 +5,7 @@ al. 2024, "Token Statistics Transformer" (ToST), and its published layer, whose 
 """
 
 from math import isfinite
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -183,7 +183,8 @@ class TSSA(TokenStatistics):
         if not self.fast_path_applies(x):
             return self.straightforward(x)
         check_tokens(x, self.dim)
-        W, (out, drop) = self.bases(), self.to_out
+        W = self.bases()
+        out, drop = cast(tuple[nn.Linear, nn.Dropout], self.to_out)  # the identity if tied
         V, bias = (W.mT, None) if self.tied else (out.weight, out.bias)
         return drop(fast_tssa(x, self.temp, W, self.qkv.bias, V, bias, **self.switches))
 
