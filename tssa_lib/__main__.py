@@ -1,37 +1,50 @@
-"""TSSA-YOLO from a shell: `python -m tssa_lib train | resume | val | predict | export | yolo …` (lesson 11 uses the same calls)."""
+"""TSSA-YOLO from a shell: `python -m tssa_lib train | resume | check | val | predict | silence | lens | export …`.
+
+A mistake of the user's ends in one line that says what was expected; any other error is a bug of ours and shows where
+it happened (with --debug a mistake does, too). Opening a checkpoint (.pt) runs the code in it: open only what you trust.
+"""
 
 from __future__ import annotations
 
 import argparse
+import os
+import re
 import sys
+import traceback
+from pathlib import Path
 from typing import Any
 
 from tssa_lib import __version__
 
 EXAMPLES = """\
 examples:
-  python -m tssa_lib train --data VOC.yaml                     the customary recipe: 300 epochs, 640 px, batch 64, mixed
-                                                               precision, the weights of yolo11n.pt carried over
-  python -m tssa_lib train --data my.yaml --size s batch=16    the same at scale s; any setting of Ultralytics as key=value
-  python -m tssa_lib train --data scenes --recipe scenes       the lessons' digit scenes, in minutes on a CPU, no network
+  python -m tssa_lib check --data my.yaml                      what is in a data set, and what can't be used
+  python -m tssa_lib train --data my.yaml                      the customary recipe: 300 epochs, 640 px, batch 64
+  python -m tssa_lib train --data my.yaml --size s batch=16    the same at scale s; any setting of Ultralytics
+  python -m tssa_lib train --data my.yaml --places P3,P4,P5 --normalize rms --temp 4 --head-width 16
+                                                               TSSA at strides 8, 16 and 32, its improved form
+  python -m tssa_lib train --data scenes --recipe scenes       the lessons' digit scenes, minutes on a CPU
   python -m tssa_lib resume data/runs/train1                   go on after an interruption
   python -m tssa_lib val --model best.pt --data my.yaml imgsz=1280
+  python -m tssa_lib silence --model best.pt --data my.yaml    the same metrics with TSSA switched off
   python -m tssa_lib predict --model best.pt --source photos/
   python -m tssa_lib export --model best.pt --format onnx imgsz=640
   python -m tssa_lib lens                                      what TSSA sees in blood cells: lens.html, for a browser
   python -m tssa_lib lens --model best.pt --source photo.jpg   the same of one's own detector and picture
-  python -m tssa_lib yolo track model=best.pt source=clip.mp4  Ultralytics' own command line, with TSSA registered
+  python -m tssa_lib yolo track model=best.pt source=clip.mp4  Ultralytics' own command line, with TSSA in it
 
-`python -m tssa_lib train --help` says what each option of a command does.
+`python -m tssa_lib train --help` says what each option of a command does. Checkpoints run code when they are opened:
+open only what you trust.
 """
 
-
 OPTIONS = {"data": "--data", "model": "--model", "source": "--source", "format": "--format"}  # not as key=value
-OF_TRAIN = {**OPTIONS, "project": "--folder", "name": "--folder", "exist_ok": "--folder"}
+OF_TRAIN = {**OPTIONS, "project": "--folder", "name": "--folder", "exist_ok": "--folder", "resume": "the verb resume"}
 
 
 def _settings(pairs: list[str], options: dict[str, str] = OPTIONS) -> dict[str, Any]:
     """key=value words as Ultralytics reads them: numbers, lists, true and none are what they look like."""
+    import tssa_lib.yolo  # noqa: F401  (quiet, before Ultralytics)
+
     from ultralytics.cfg import DEFAULT_CFG_DICT, parse_key_value_pair
 
     wrong = [pair for pair in pairs if "=" not in pair[1:-1]]
@@ -67,45 +80,97 @@ def _tell(run: Any) -> None:
     print(f"next: python -m tssa_lib predict --model '{run.best}' --source YOUR_IMAGES")
 
 
+# ---- the verbs -----------------------------------------------------------------------------------------------
+SWITCHES = ("normalize", "temp", "head_width", "tied")
+
+
+def _model(given: argparse.Namespace) -> str:
+    """The model that the options of `train` ask for: a name, a checkpoint, or a plan that is written for them."""
+    from tssa_lib import yolo
+    from tssa_lib.paths import data_dir
+
+    from ultralytics.utils import YAML
+
+    switches = {name: getattr(given, name) for name in SWITCHES if getattr(given, name) is not None}
+    size = given.size or "n"
+    if given.model:
+        if given.places or given.block or switches:
+            raise ValueError("expected --model, or --places, --block and switches, got both")
+        named = re.search(r"yolo11([nsmlx])", Path(given.model).name)
+        if given.size and named and named[1] != given.size:
+            raise ValueError(f"expected one scale, got --size {given.size} and --model {given.model}")
+        if given.size and not named:
+            raise ValueError(f"expected --size with a model that has scales by name, got --model {given.model}")
+        return given.model
+    if not (given.places or given.block or switches):
+        return f"yolo11{size}-tssa.yaml"
+    places = [place.strip().upper() for place in (given.places or "P5").split(",")]
+    plan = yolo.with_attention(places, yolo.NAMES[given.block or "tssa"], **switches)
+    words = [given.block or "tssa", *places, *(f"{key}_{value}" for key, value in switches.items())]
+    path = data_dir() / "plans" / f"yolo11{size}-{'-'.join(words).lower()}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    YAML.save(path, plan)
+    return str(path)
+
+
 def train(given: argparse.Namespace) -> None:
     from tssa_lib import train as training
 
     settings = {"folder": given.folder, "drop_bad": given.drop_bad, **_settings(given.settings, OF_TRAIN)}
+    model, size = _model(given), given.size or "n"
     if given.weights is None:
-        settings["weights"] = training.stock_weights(given.size, given.model) if given.recipe == "full" else None
+        settings["weights"] = training.stock_weights(size, model) if given.recipe == "full" else None
+    elif given.weights == "none":
+        settings["weights"] = None
+    elif given.weights == "stock":
+        settings["weights"] = training.stock_weights(size, download=True)
     else:
-        settings["weights"] = {"none": None, "stock": training.stock_weights(given.size)}.get(
-            given.weights, given.weights
-        )
-    settings["model"] = given.model or f"yolo11{given.size}-tssa.yaml"
+        settings["weights"] = given.weights
     if given.recipe == "full":
-        _tell(training.full_recipe(_data(given), **settings))
+        _tell(training.full_recipe(_data(given), model=model, size=size, **settings))
     else:
-        _tell(training.train(_data(given), **{**training.SCENES, **settings}))
+        _tell(training.train(_data(given), model=model, **{**training.RECIPES[given.recipe], **settings}))
 
 
 def resume(given: argparse.Namespace) -> None:
     from tssa_lib.train import resume as go_on
 
-    _tell(go_on(given.run))
+    _tell(go_on(given.run, data=given.data))
+
+
+def check(given: argparse.Namespace) -> None:
+    from tssa_lib.dataset import describe, report
+
+    print(report(describe(_data(given))))
 
 
 def val(given: argparse.Namespace) -> None:
     from tssa_lib.train import validate
-    from tssa_lib.weights import load
 
-    totals, per_class = validate(load(given.model), _data(given), **_settings(given.settings))
+    totals, per_class = validate(given.model, _data(given), **_settings(given.settings))
     for name, value in {**totals, **{f"mAP50 of {c}": v for c, v in per_class.items()}}.items():
         print(f"{name:24} {value:.4f}")
 
 
-def predict(given: argparse.Namespace) -> None:
-    from tssa_lib.paths import data_dir
-    from tssa_lib.train import predict as detect
-    from tssa_lib.weights import load
+def silence(given: argparse.Namespace) -> None:
+    from tssa_lib.train import silenced
 
-    place = dict(save=True, project=str(data_dir() / "runs"), name="predict")
-    results = detect(load(given.model), given.source, **{**place, **_settings(given.settings)})
+    rows = silenced(given.model, _data(given), **_settings(given.settings))
+    print(f"{'':32}{'mAP50':>8}{'change':>9}{'mAP50-95':>10}{'change':>9}")
+    whole = rows["as it is"]
+    for name, found in rows.items():
+        change = {metric: found[metric] - whole[metric] for metric in ("mAP50", "mAP50-95")}
+        print(
+            f"{name:32}{found['mAP50']:8.3f}{change['mAP50']:+9.3f}{found['mAP50-95']:10.3f}{change['mAP50-95']:+9.3f}"
+        )
+
+
+def predict(given: argparse.Namespace) -> None:
+    from tssa_lib.paths import runs_dir
+    from tssa_lib.train import predict as detect
+
+    place = dict(save=True, project=str(runs_dir()), name="predict")
+    results = detect(given.model, given.source, **{**place, **_settings(given.settings)})
     for result in results:
         print(f"{result.path}: {result.verbose().rstrip(', ') or 'nothing'}")
     if results and results[0].save_dir:
@@ -114,9 +179,8 @@ def predict(given: argparse.Namespace) -> None:
 
 def export(given: argparse.Namespace) -> None:
     from tssa_lib.train import export as write
-    from tssa_lib.weights import load
 
-    print(f"wrote {write(load(given.model), given.format, **_settings(given.settings))}")
+    print(f"wrote {write(given.model, given.format, **_settings(given.settings))}")
 
 
 def lens(given: argparse.Namespace) -> None:
@@ -130,15 +194,18 @@ def lens(given: argparse.Namespace) -> None:
 
 def yolo(words: list[str]) -> None:
     """Ultralytics' own command line in this process, where our block is registered."""
-    from ultralytics.cfg import entrypoint
-
     import tssa_lib.yolo  # noqa: F401  (registers)
+
+    from ultralytics.cfg import entrypoint
 
     sys.argv[:] = ["yolo", *words]  # in place: Ultralytics holds this very list, and saves pictures for `yolo predict`
     entrypoint()
 
 
+# ---- the words -----------------------------------------------------------------------------------------------
 def _parser() -> argparse.ArgumentParser:
+    from tssa_lib import __version__
+
     parser = argparse.ArgumentParser(
         prog="python -m tssa_lib",
         description="Train, measure, use and export YOLO11 with TSSA.",
@@ -151,44 +218,52 @@ def _parser() -> argparse.ArgumentParser:
     def verb(name: str, does: Any, says: str, settings: bool = True) -> argparse.ArgumentParser:
         one = verbs.add_parser(name, help=says, description=says[0].upper() + says[1:] + ".")
         one.set_defaults(does=does)
+        one.add_argument("--debug", action="store_true", help="show where an error came from, also a mistake of yours")
         if settings:
-            one.add_argument(
-                "settings", nargs="*", metavar="key=value", help="any setting of Ultralytics, e.g. imgsz=640"
-            )
+            text = "any setting of Ultralytics, e.g. imgsz=640"
+            one.add_argument("settings", nargs="*", metavar="key=value", help=text)
         return one
 
+    data = 'data YAML (own, or "VOC.yaml", "coco8.yaml", …), or "scenes": the digit scenes of the lessons'
     one = verb("train", train, "train on a data YAML, then say how good it is and where everything lies")
-    one.add_argument(
-        "--data",
-        required=True,
-        help='data YAML (own, or "VOC.yaml", "coco8.yaml", …), or "scenes": the digit scenes of the lessons',
-    )
-    one.add_argument(
-        "--size", choices="nsmlx", default="n", help="scale of the model, from nano to extra large (default: n)"
-    )
+    one.add_argument("--data", required=True, help=data)
+    one.add_argument("--size", choices="nsmlx", help="scale of the model, from nano to extra large (default: n)")
     one.add_argument(
         "--model", help="model YAML, e.g. yolo11n-tssa-p4p5.yaml, or a checkpoint (default: yolo11<size>-tssa.yaml)"
     )
+    one.add_argument("--places", help="where attention stands, e.g. P3,P4,P5 (default: P5, where YOLO11 has it)")
+    one.add_argument("--block", choices=("tssa", "psa", "plain"), help="tssa, stock softmax attention, or none")
+    one.add_argument("--normalize", choices=("tokens", "rms", "none", "code"), help="of TSSA's memberships")
+    one.add_argument("--temp", type=float, help="TSSA's temperature θ at the start")
+    one.add_argument("--head-width", type=int, help="channels of one head of TSSA")
+    one.add_argument("--tied", action="store_const", const=True, help="TSSA's output map is its projection, transposed")
     one.add_argument(
         "--weights",
-        help="carried over before training: stock (yolo11<size>.pt, downloaded if need be), none, or a "
-        "checkpoint (default: stock; none for --recipe scenes or a trained --model)",
+        help="carried over before training: none, stock (yolo11<size>.pt, downloaded if need be), or a checkpoint "
+        "(default: yolo11<size>.pt if it lies here, without asking the network)",
     )
     one.add_argument(
         "--recipe",
-        choices=("full", "scenes"),
+        choices=("full", "small", "scenes"),
         default="full",
-        help="full: 300 epochs, 640 px, batch 64, SGD, mixed precision; scenes: a few epochs at 128 px, for the digit scenes",
+        help="full: 300 epochs, 640 px, batch 64, SGD; small: some hundred pictures, from scratch, minutes on a CPU; "
+        "scenes: the lessons' digit scenes at 128 px",
     )
-    one.add_argument("--folder", help="where the run is written, new or empty (default: data/runs/train<number>)")
-    one.add_argument("--drop-bad", action="store_true", help="leave out images that can't be read instead of stopping")
+    one.add_argument("--folder", help="where the run is written, new or empty (default: the next train<number>)")
+    one.add_argument("--drop-bad", action="store_true", help="leave out images that can't be used instead of stopping")
     one = verb("resume", resume, "go on with an interrupted training", settings=False)
-    one.add_argument("run", help="its folder, or its last.pt")
-    one = verb("val", val, "measure a checkpoint on the validation images of a data YAML")
-    one.add_argument("--model", required=True, help="checkpoint, e.g. data/runs/train1/weights/best.pt")
-    one.add_argument("--data", required=True, help='data YAML, or "scenes"')
-    one = verb("predict", predict, "detect objects in a picture or a folder, and draw the boxes")
+    one.add_argument("run", help="its folder, or a checkpoint in it")
+    one.add_argument("--data", help="the data YAML, if it has moved")
+    one = verb("check", check, "say what is in a data set, and which pictures and labels can't be used", settings=False)
+    one.add_argument("--data", required=True, help=data)
+    one = verb("val", val, "measure a model on the validation images of a data YAML")
+    one.add_argument("--model", required=True, help="checkpoint or exported file")
+    one.add_argument("--data", required=True, help=data)
+    one = verb("silence", silence, "measure a model with TSSA as it is, and with each layer's update switched off")
     one.add_argument("--model", required=True, help="checkpoint")
+    one.add_argument("--data", required=True, help=data)
+    one = verb("predict", predict, "detect objects in a picture or a folder, and draw the boxes")
+    one.add_argument("--model", required=True, help="checkpoint or exported file")
     one.add_argument("--source", required=True, help="picture, folder, pattern, video or URL")
     one = verb("export", export, "write a checkpoint in another format")
     one.add_argument("--model", required=True, help="checkpoint")
@@ -221,18 +296,44 @@ def main(words: list[str] | None = None) -> int:
         if rest:
             given.settings += rest
         given.does(given)
-    except (
-        ValueError,
-        OSError,
-        ImportError,
-        AssertionError,
-        TypeError,
-        SyntaxError,
-        RuntimeError,
-    ) as error:  # what a user can mend
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        sys.stdout.flush()
+    except KeyboardInterrupt as stopped:
+        print(f"\nstopped. {stopped}".rstrip(), file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has left, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        return _told(error, given.debug)
     return 0
+
+
+def _told(error: Exception, debug: bool) -> int:
+    """Say what went wrong: a mistake in a line, a bug with its traceback."""
+    mistake = is_mistake(error)
+    if debug or not mistake:
+        traceback.print_exception(error)
+    if mistake:
+        print(f"error: {error}", file=sys.stderr)
+    else:
+        print("error: this is a bug of ours, or of a library; please report the lines above", file=sys.stderr)
+    return 1
+
+
+def is_mistake(error: BaseException) -> bool:
+    """Whether a user can mend it: our own errors begin with "expected", and Ultralytics checks what it is given.
+
+    >>> is_mistake(ValueError("expected imgsz of 32 pixels or more, got 0")), is_mistake(ValueError("shapes"))
+    (True, False)
+    """
+    if str(error).startswith("expected"):
+        return True
+    if isinstance(error, (FileNotFoundError, PermissionError, ModuleNotFoundError)):
+        return True
+    frames = traceback.extract_tb(error.__traceback__)
+    last = Path(frames[-1].filename).as_posix() if frames else ""
+    checking = ("ultralytics/cfg/__init__.py", "ultralytics/utils/checks.py", "ultralytics/data/utils.py")
+    return last.endswith((*checking, "ultralytics/engine/exporter.py"))
 
 
 if __name__ == "__main__":

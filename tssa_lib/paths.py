@@ -49,6 +49,14 @@ def shipped(name: str) -> Path:
     return place
 
 
+def runs_dir() -> Path:
+    """Where trainings are written: the checkout's `data/runs`, or, installed, `runs` in the working directory.
+
+    `$TSSA_DATA` has its `runs` in both.
+    """
+    return data_dir() / "runs" if checkout() or os.environ.get("TSSA_DATA") else Path.cwd() / "runs"
+
+
 def settings_dir() -> Path:
     """Where Ultralytics' settings go unless `$YOLO_CONFIG_DIR` says otherwise: out of a user's own settings."""
     root = checkout()

@@ -1,7 +1,9 @@
-"""Train a TSSA-YOLO: Ultralytics' own trainer, with checked input, a live curve and a result to keep.
+"""Train a TSSA-YOLO: Ultralytics' own trainer, with checked input, checkpoints that survive, and a result to keep.
 
-Lesson 11 trains with these functions. The trainer, the losses and the metrics are Ultralytics'; this
-file chooses settings, notices bad data before hours are spent, and gathers what a run made.
+Lessons 11 and 12 train with these functions. The trainer, the losses and the metrics are Ultralytics'; this
+file chooses settings, refuses bad data before hours are spent, and gathers what a run made. Wherever a model is
+asked for, a YOLO, a path or a name will do. A checkpoint (.pt) is a pickle: opening one runs the code in it, so open
+only what you trust.
 """
 
 from __future__ import annotations
@@ -9,23 +11,32 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import json
 import logging
+import os
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from torch import nn
-from ultralytics import YOLO
-from ultralytics.data.utils import IMG_FORMATS, check_det_dataset
-from ultralytics.utils import LOGGER, YAML
-from ultralytics.utils.patches import imread
 
-from tssa_lib import yolo
-from tssa_lib.paths import data_dir
+from tssa_lib import __version__, yolo
+from tssa_lib import weights as weights_file
+from tssa_lib.dataset import check_data, reading_labels, is_picture, refuse_bad_files
+from tssa_lib.live_curve import History, LiveCurve  # noqa: F401  (both belong to `watch`)
+from tssa_lib.paths import runs_dir
+from tssa_lib.silence import intervene, tssa_layers
+
+from ultralytics import YOLO
+from ultralytics.utils import LOGGER, SETTINGS, YAML
+from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
+from ultralytics.utils.patches import imread
 
 # Digit scenes from scratch on a CPU, in minutes. Digits must not be mirrored, and scenes are small,
 # so mosaic and flips are off; `optimizer="auto"` would take a learning rate six times too low here.
@@ -62,6 +73,8 @@ CELLS = {
 # The customary recipe for a real data set on GPUs; everything else is Ultralytics' default.
 FULL = dict(imgsz=640, epochs=300, batch=64, optimizer="SGD", lr0=0.01, momentum=0.937, amp=True)
 
+RECIPES = {"scenes": SCENES, "small": CELLS, "full": FULL}
+
 # Export formats for integer or half-precision processors alone, as Ultralytics 8.4 lists them.
 NO_FLOAT32 = frozenset({"ascend", "axelera", "deepx", "edgetpu", "hailo", "imx", "qnn", "rknn", "xilinx"})
 
@@ -95,15 +108,13 @@ class Run:
     @property
     def history(self) -> list[dict[str, float]]:
         """One row an epoch from results.csv: epoch, box, cls and dfl loss of training, and the metrics."""
-        with open(self.folder / "results.csv", newline="") as file:
-            rows = [{k.strip(): float(v) for k, v in row.items()} for row in csv.DictReader(file)]
         return [
             {
                 "epoch": row["epoch"],
-                **{k[6:]: v for k, v in row.items() if k.startswith("train/")},
-                **{name: row[k] for k, name in METRICS.items()},
+                **{key[6:]: value for key, value in row.items() if key.startswith("train/")},
+                **{name: row[key] for key, name in METRICS.items()},
             }
-            for row in rows
+            for row in _rows(self.folder / "results.csv")
         ]
 
     def __str__(self) -> str:
@@ -114,15 +125,7 @@ class Run:
         )
 
 
-@dataclass
-class History:
-    """What a `watch` function sees while a training runs."""
-
-    epochs: int  # that will be done
-    batches: list[tuple[float, float]] = field(default_factory=list)  # (epochs done, summed loss of the batch)
-    rows: list[dict[str, float]] = field(default_factory=list)  # one an epoch: epoch and the metrics
-
-
+# ---- training ----------------------------------------------------------------------------------------------
 def train(
     data: str | Path,
     model: str | Path | YOLO = "yolo11n-tssa.yaml",
@@ -138,13 +141,16 @@ def train(
 
     data: an Ultralytics data YAML (`make_scenes()`, "coco8.yaml", "VOC.yaml", one's own); model: a
     model YAML, a checkpoint or a YOLO; weights: carried over with `yolo.load` before training;
-    folder: where the run is written, new or empty (default: a new one under `data_dir()/runs`);
+    folder: where the run is written, new or empty (default: a new one under `runs_dir()`);
     watch: called after every batch and every epoch, e.g. a `LiveCurve` (not on several GPUs, whose
     workers are processes of their own); quiet: no log lines, no bars; drop_bad: train without images
-    that can't be read instead of stopping; settings: any setting of Ultralytics, e.g. `**SCENES`.
+    that can't be used instead of stopping; settings: any setting of Ultralytics, e.g. `**SCENES`.
 
-    Raises `ValueError` for a data YAML without the keys it needs, for unreadable images, and for a
-    folder that holds a run; `FileNotFoundError` for a missing YAML, image folder or checkpoint.
+    Raises `ValueError` for a data YAML without the keys it needs, for images and labels that can't be used
+    (with the reason for each), for settings out of range, and for a folder that holds a run or in which another
+    training is at work; `FileNotFoundError` for a missing YAML, image folder or checkpoint.
+
+    Whenever it is stopped, `resume(folder)` goes on: checkpoints are written whole or not at all.
 
     >>> from tssa_lib.scenes import SceneSpec, make_scenes
     >>> data = make_scenes(SceneSpec(train=8, val=4, size=64, digits=(1, 2)))
@@ -152,244 +158,377 @@ def train(
     >>> run.best.exists(), sorted(run.metrics)
     (True, ['mAP50', 'mAP50-95', 'precision', 'recall'])
     """
-    if taken := settings.keys() & {"project", "name", "exist_ok"}:
-        raise ValueError(f"expected folder=… in place of {', '.join(sorted(taken))}")
-    folder = _new_folder(folder)
+    _check_settings(settings)
     with _logging(quiet):
         described = check_data(data)
-        model = model if isinstance(model, YOLO) else YOLO(str(model))
+        model = open_model(model)
         if weights is not None:
             LOGGER.info(str(yolo.load(model, weights)))
-        place = dict(project=str(folder.parent), name=folder.name, exist_ok=True)
-        with _callbacks(model, {} if drop_bad else {"on_pretrain_routine_end": _refuse_bad_images}):
-            return _run(model, watch, data=described["yaml_file"], **place, **settings)
+        with _new_folder(folder) as place:
+            (place / NOTE).write_text(json.dumps({"tssa_lib": __version__, "drop_bad": drop_bad}) + "\n")
+            where = dict(project=str(place.parent), name=place.name, exist_ok=True)
+            return _run(model, place, watch, drop_bad, data=described["yaml_file"], **where, **settings)
 
 
-def resume(run: Run | str | Path, watch: Callable[[History], None] | None = None, quiet: bool = False) -> Run:
-    """Go on with an interrupted training from its `last.pt`, with the settings it was started with.
+def resume(
+    run: Run | str | Path,
+    watch: Callable[[History], None] | None = None,
+    quiet: bool = False,
+    *,
+    data: str | Path | None = None,
+) -> Run:
+    """Go on with an interrupted training, in the place it is given, with the settings it was started with.
 
-    run: its folder, its last.pt, or the Run. Optimizer, averaged weights, epoch and best result are
-    taken up again; at most the interrupted epoch is done again. `FileNotFoundError` when there is
-    no last.pt, `ValueError` when the training had come to its end.
+    run: its folder, a checkpoint in it, or the Run; a folder that was moved or copied goes on where it is now. data:
+    the data YAML, if it has moved. Optimizer, averaged weights, epoch and best result are taken up again; at most
+    the interrupted epoch is done again. The data are checked as `train` checks them.
+
+    `FileNotFoundError` when there is no checkpoint; `ValueError` when the training had come to its end, when no
+    checkpoint opens, when the data have other classes, or when another training is at work there.
     """
-    last = run.last if isinstance(run, Run) else Path(run)
-    last = (last if last.suffix == ".pt" else last / "weights" / "last.pt").resolve()
-    if not last.is_file():
-        raise FileNotFoundError(f"expected the checkpoint of an interrupted training, found no {last}")
-    with _logging(quiet):
-        model = YOLO(str(last))
-        if (model.ckpt or {}).get("epoch", -1) < 0:
-            raise ValueError(f"expected an interrupted training to resume, got a finished one: {last}")
-        return _run(model, watch, resume=str(last))
+    folder, candidates = _checkpoints(run)
+    with _logging(quiet), _taken(folder):
+        model, checkpoint = _open_resumable(candidates)
+        described = check_data(data or model.ckpt["train_args"]["data"])
+        _same_classes(model, described)
+        _mend_results(folder / "results.csv", done=model.ckpt["epoch"] + 1)
+        drop_bad = _note(folder).get("drop_bad", False)
+        again = dict(resume=str(checkpoint), data=described["yaml_file"], save_dir=str(folder))
+        return _run(model, folder, watch, drop_bad, **again)
 
 
 def full_recipe(
     data: str | Path,
     size: str = "n",
-    weights: str | Path | None = "stock",
+    weights: str | Path | None = "here",
     model: str | Path | YOLO | None = None,
     **settings: Any,
 ) -> Run:
     """The customary full training in one call: 300 epochs, 640 px, batch 64, mixed precision.
 
     It runs on all GPUs of the machine, or on the CPU. size: n, s, m, l or x (`scale` is a setting of
-    Ultralytics, for augmentation); weights: "stock" carries over Ultralytics'
-    `yolo11<size>.pt` (downloaded when it isn't there; not into a trained `model`), a path another
-    checkpoint, None nothing; model: another model than `yolo11<size>-tssa.yaml`, e.g. "yolo11n-tssa-p4p5.yaml" or a plan of
-    one's own made with `yolo.with_attention`. settings override `FULL` and go to `train`.
+    Ultralytics, for augmentation); weights: "here" carries over Ultralytics' `yolo11<size>.pt` if it lies in the
+    working directory or in Ultralytics' folder of weights, and asks no network; "stock" downloads it if need be;
+    a path another checkpoint; None nothing. Into a trained `model` no stock weights go. model: another model than
+    `yolo11<size>-tssa.yaml`, e.g. "yolo11n-tssa-p4p5.yaml" or a plan of one's own made with `yolo.with_attention`.
+    settings override `FULL` and go to `train`.
     """
-    if weights == "stock":
-        weights = stock_weights(size, model)
+    if weights in ("here", "stock"):
+        weights = stock_weights(size, model, download=weights == "stock")
     gpus = torch.cuda.device_count()
     device = list(range(gpus)) if gpus else "cpu"
     return train(data, model or f"yolo11{size}-tssa.yaml", weights=weights, **{"device": device, **FULL, **settings})
 
 
-def stock_weights(size: str, model: str | Path | YOLO | None = None) -> str | None:
+def stock_weights(size: str, model: str | Path | YOLO | None = None, download: bool = False) -> str | None:
     """Ultralytics' checkpoint of this size, for a fresh model; None for a trained one, which it would replace.
 
-    >>> stock_weights("s"), stock_weights("s", "best.pt")
+    Without `download` it is None where the file lies neither in the working directory nor in Ultralytics' folder.
+
+    >>> stock_weights("s", download=True), stock_weights("s", "best.pt", download=True)
     ('yolo11s.pt', None)
     """
     trained = model.ckpt if isinstance(model, YOLO) else Path(model or "").suffix == ".pt"
-    return None if trained else f"yolo11{size}.pt"
+    name = f"yolo11{size}.pt"
+    if trained:
+        return None
+    return str(found) if (found := _weights_here(name)) else name if download else None
 
 
-def check_data(data: str | Path) -> dict[str, Any]:
-    """Read a data YAML, download the data set if the YAML says how, and check that images are there.
+def _weights_here(name: str) -> Path | None:
+    places = [Path(name), Path(SETTINGS["weights_dir"]) / name]
+    return next((p for p in places if p.is_file()), None)
 
-    Returns Ultralytics' description of it. `FileNotFoundError` for a missing YAML or image folder,
-    `ValueError` for missing keys or a folder without images.
+
+# ---- using -------------------------------------------------------------------------------------------------
+def open_model(model: str | Path | YOLO) -> YOLO:
+    """A YOLO from a YOLO, a checkpoint, an exported file, a model YAML, or a name such as "yolo11n-tssa.yaml".
+
+    `FileNotFoundError` for a file that isn't there; `ValueError` for one that is no model, with the reason.
+    A checkpoint runs the code in it when it is opened.
     """
-    path = Path(data)
-    if path.is_file():
-        found = YAML.load(path)
-        missing = [k for k in ("train", "val") if not found.get(k)]
-        missing += [] if "names" in found or "nc" in found else ["names"]
-        if missing:
-            raise ValueError(
-                f"expected the keys train, val and names in {path.name}, got {sorted(found)}: "
-                f"{', '.join(missing)} missing"
-            )
-    elif path.parent != Path("."):  # a bare name may be one of Ultralytics' own, e.g. coco8.yaml
-        raise FileNotFoundError(f"expected a data YAML, found no file {path}")
-    described = check_det_dataset(path.resolve() if path.is_file() else data)
-    for split in ("train", "val"):
-        for place in described[split] if isinstance(described[split], list) else [described[split]]:
-            place = Path(place)
-            if not place.exists():
-                raise FileNotFoundError(f"expected the {split} images of {path.name}, found no {place}")
-            if place.is_dir() and not any(p.suffix[1:].lower() in IMG_FORMATS for p in place.rglob("*")):
-                raise ValueError(f"expected {split} images of {path.name} in {place}, got a folder without any")
-    return described
+    if isinstance(model, YOLO):
+        return model
+    path = Path(model).expanduser()
+    if path.suffix in (".yaml", ".yml"):
+        if path.is_file():
+            _check_model_yaml(path)
+        return YOLO(str(model))
+    if path.exists():
+        return _opened(path)
+    name = path.name
+    if str(model) == name and not path.suffix:
+        return weights_file.load(name)  # one that comes with the project
+    if str(model) != name or name not in GITHUB_ASSETS_NAMES:
+        raise FileNotFoundError(f"expected a model, found no file {path}")
+    if found := _weights_here(name):
+        return _opened(found)
+    try:
+        return YOLO(name)  # asked for by name: Ultralytics downloads it
+    except Exception as error:
+        raise FileNotFoundError(
+            f"expected {name} here or on the network, got neither ({type(error).__name__}); "
+            "put the file into this folder, or do without stock weights (weights=None; in a shell --weights none)"
+        ) from error
 
 
-def predict(model: YOLO, source: Any, **settings: Any) -> list:
+def _check_model_yaml(path: Path) -> None:
+    found = YAML.load(path)
+    if not isinstance(found, dict) or not {"backbone", "head"} <= found.keys():
+        keys = sorted(map(str, found))[:6] if isinstance(found, dict) else "nothing"
+        is_data = " (is it the data YAML?)" if isinstance(found, dict) and "train" in found else ""
+        raise ValueError(f"expected a model YAML with backbone and head, got {path.name} with {keys}{is_data}")
+
+
+def _opened(path: Path) -> YOLO:
+    try:
+        model = weights_file.load(path)
+    except Exception as error:  # whatever unpickling a file that is no checkpoint raises
+        reason = (str(error).strip().splitlines() or ["no reason given"])[0]
+        raise ValueError(f"expected a YOLO checkpoint, got {path}: {type(error).__name__}: {reason}") from error
+    if path.suffix == ".pt" and not isinstance(model.model, nn.Module):
+        raise ValueError(f"expected a YOLO checkpoint, got {path}, which holds no network")
+    return model
+
+
+def predict(model: str | Path | YOLO, source: Any, **settings: Any) -> list:
     """Detect objects: Ultralytics' `predict`, quiet, and with an error for images that can't be read.
 
     source: a path, a folder, an array (H, W, 3) in BGR, or a list of them; also a pattern ("*.png"), a
-    URL or whatever else Ultralytics takes. One Results an image. `FileNotFoundError`, `ValueError`: a
-    picture that isn't there, or can't be read.
+    URL or whatever else Ultralytics takes. One Results an image, at the size that the model was trained at unless
+    `imgsz` says otherwise, also for an exported model. `FileNotFoundError`, `ValueError`: a picture that isn't
+    there, or can't be read.
 
     >>> import numpy as np
     >>> len(predict(YOLO("yolo11n-tssa.yaml"), np.zeros((64, 64, 3), np.uint8), imgsz=64))
     1
     """
+    if source is None or (isinstance(source, str) and not source.strip()):
+        raise ValueError(f"expected a picture, a folder or a pattern, got {source!r}")
     for path in source if isinstance(source, (list, tuple)) else [source]:
-        if not isinstance(path, (str, Path)) or "://" in str(path) or "*" in str(path):
-            continue
-        for file in sorted(Path(path).iterdir()) if Path(path).is_dir() else [Path(path)]:
-            if file.suffix[1:].lower() in IMG_FORMATS and not file.exists():
-                raise FileNotFoundError(f"expected a picture, found no file {file}")
-            if file.suffix[1:].lower() in IMG_FORMATS and not _readable(file):
-                raise ValueError(f"expected an image that can be read, got {file}")
+        if isinstance(path, (str, Path)) and "://" not in str(path) and "*" not in str(path):
+            _check_readable(Path(path))
+    model = open_model(model)
+    if "imgsz" not in settings and (size := _exported_size(model)):
+        settings["imgsz"] = size
     with _logging(quiet=not settings.get("verbose")), _threads(model, "on_predict_start"):
         return model.predict(source, **{"verbose": False, "save": False, **settings})
 
 
-def validate(model: YOLO, data: str | Path, **settings: Any) -> tuple[dict[str, float], dict[str, float]]:
+def _check_readable(path: Path) -> None:
+    if path.is_dir():
+        files = [p for p in sorted(path.iterdir()) if is_picture(p)]
+    elif path.exists() or not path.suffix:
+        files = [path] if is_picture(path) else []
+    else:
+        raise FileNotFoundError(f"expected a picture, found no file {path}")
+    for file in files:
+        if file.stat().st_size == 0:
+            raise ValueError(f"expected an image that can be read, got {file}, an empty file")
+        if not _readable(file):
+            raise ValueError(f"expected an image that can be read, got {file}")
+
+
+def _readable(file: Path) -> bool:
+    try:
+        return imread(str(file)) is not None  # as the trainer and the predictor read
+    except Exception:  # whatever a decoder raises for a broken file
+        return False
+
+
+def _exported_size(model: YOLO) -> list[int] | None:
+    """The picture size that an exported ONNX or TorchScript file was made for; None for other models."""
+    if isinstance(model.model, nn.Module):
+        return None
+    path = Path(str(model.model))
+    if path.suffix == ".onnx":
+        import onnx
+
+        written = {p.key: p.value for p in onnx.load(str(path), load_external_data=False).metadata_props}
+        return json.loads(written["imgsz"]) if "imgsz" in written else None
+    if path.suffix == ".torchscript":
+        about = {"config.txt": ""}
+        torch.jit.load(str(path), map_location="cpu", _extra_files=about)
+        return json.loads(about["config.txt"])["imgsz"] if about["config.txt"] else None
+    return None
+
+
+def validate(model: str | Path | YOLO, data: str | Path, **settings: Any) -> tuple[dict[str, float], dict[str, float]]:
     """Measure a detector on the validation images of a data YAML, quietly.
 
-    Returns the metrics (precision, recall, mAP50, mAP50-95) and the mAP50 of each class that occurs.
-    settings: any of Ultralytics' `val`, above all imgsz. Raises as `check_data` does.
+    Returns the metrics (precision, recall, mAP50, mAP50-95) and the mAP50 of each class that occurs. settings: any of
+    Ultralytics' `val`; `imgsz` is the size that the model was trained at unless given. Raises as `check_data` does,
+    and `ValueError` for images or labels that can't be used (a score of what is left is no score) and for data
+    with another number of classes than the model.
     """
-    place = dict(project=str(data_dir() / "runs"), name="val", exist_ok=True)
-    with _logging(quiet=True), _threads(model, "on_val_start"):
+    model = open_model(model)
+    if "imgsz" not in settings and (size := _exported_size(model)):
+        settings["imgsz"] = max(size)
+
+    def refuse(validator: Any) -> None:
+        refuse_bad_files(validator.dataloader.dataset, settings.get("split", "val"))
+
+    with _logging(quiet=True), _threads(model, "on_val_start"), reading_labels():
         described = check_data(data)
-        found = model.val(
-            data=described["yaml_file"], **{"plots": False, "verbose": False, "workers": 0, **place, **settings}
-        )
+        _same_classes(model, described)
+        with tempfile.TemporaryDirectory() as nowhere, _callbacks(model, {"on_val_start": refuse}):
+            place = dict(project=nowhere, name="val")  # nothing is kept, unless asked for
+            quietly = {"plots": False, "verbose": False, "workers": 0}
+            found = model.val(data=described["yaml_file"], **{**quietly, **place, **settings})
     return _scores(found)
 
 
-def export(model: YOLO, format: str = "onnx", **settings: Any) -> Path:
+def silenced(model: str | Path | YOLO, data: str | Path, **settings: Any) -> dict[str, dict[str, float]]:
+    """`validate`'s metrics with TSSA as it is, and with updates switched off: of each layer alone, and of all.
+
+    What is lost was used by the rest of the network; where nothing is lost, the layer's maps are a by-product.
+    Raises as `validate` does, and `ValueError` for a model without TSSA.
+    """
+    model = open_model(model)
+    model.fuse()  # as validation does, so that the layers that are silenced are the layers that run
+    layers = list(tssa_layers(model.model))
+    if not layers:
+        raise ValueError(
+            f"expected a model with TSSA layers, got {Path(str(model.ckpt_path or model.model_name)).name} without"
+        )
+    found = {"as it is": validate(model, data, **settings)[0]}
+    for name in layers if len(layers) > 1 else []:
+        with intervene(model.model, "silenced", [name]):
+            found[f"silenced {name}"] = validate(model, data, **settings)[0]
+    with intervene(model.model, "silenced"):
+        found["silenced, all"] = validate(model, data, **settings)[0]
+    return found
+
+
+def export(model: str | Path | YOLO, format: str = "onnx", **settings: Any) -> Path:
     """Write a trained detector in another format, quietly, and return where.
 
     settings: any of Ultralytics' `export`, above all imgsz; ONNX takes other sizes, too (dynamic).
-    Tried with TSSA: onnx, torchscript, openvino (an extra: `pip install -e .[openvino]`). `ValueError` for a format that nobody knows, and for those
-    without float32: TSSA's squares, divided by their sum over all tokens, need more than eight or sixteen bits.
+    Tried with TSSA: onnx, torchscript, openvino (an extra: `pip install -e .[openvino]`). `ValueError` for a
+    format that nobody knows, and for eight or sixteen bits, asked for as a format or as `half`, `int8` or
+    `quantize`: TSSA's squares, divided by their sum over all tokens, need more.
     """
-    if format in NO_FLOAT32:
+    narrow = {key: settings[key] for key in ("half", "int8", "quantize") if settings.get(key)}
+    narrow = {key: value for key, value in narrow.items() if str(value) not in ("32", "fp32")}
+    if format in NO_FLOAT32 or narrow:
+        asked = repr(format) if format in NO_FLOAT32 else ", ".join(f"{key}={value!r}" for key, value in narrow.items())
         raise ValueError(
-            f"expected an export format with float32, which TSSA's squares need, got {format!r}; "
+            f"expected an export with float32, which TSSA's squares need, got {asked}; "
             "onnx, torchscript and openvino are tried"
         )
+    model = open_model(model)
     onnx = {"simplify": False, "dynamic": True} if format == "onnx" else {}  # nothing more to install
     with _logging(quiet=True), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own, about constants that it folds
         return Path(model.export(format=format, **{"verbose": False, **onnx, **settings}))
 
 
-class LiveCurve:
-    """Losses and mAP of a training, redrawn in one notebook output while it runs: a `watch` for `train`.
-
-    The last picture stays in the stored notebook. title: of the figure; goal: a mAP50 to mark;
-    every: seconds between two drawings.
-    """
-
-    def __init__(self, title: str, goal: float | None = None, every: float = 5.0):
-        self.title, self.goal, self.every = title, goal, every
-        self._handle, self._drawn = None, 0.0
-
-    def __call__(self, history: History) -> None:
-        from IPython.display import Image, display
-
-        finished = len(history.rows) >= history.epochs
-        if not history.batches or (not finished and time.monotonic() - self._drawn < self.every):
-            return
-        picture = Image(self._draw(history), format="png", alt=self.describe(history))
-        if self._handle is None:
-            self._handle = display(picture, display_id=True)
-        else:
-            self._handle.update(picture)
-        self._drawn = time.monotonic()
-
-    def _draw(self, history: History) -> bytes:
-        import matplotlib.pyplot as plt
-
-        from tssa_lib import plots
-
-        left, right = plots.row(2)
-        at, loss = zip(*history.batches)
-        width = max(len(loss) // 40, 1)  # a running mean, else the batches' noise hides the course
-        mean = [sum(loss[max(i - width, 0) : i + 1]) / len(loss[max(i - width, 0) : i + 1]) for i in range(len(loss))]
-        plots.lines(at, {"loss": mean}, title=self.title, xlabel="epochs", ylabel="training loss", ax=left)
-        epochs = [row["epoch"] for row in history.rows]
-        curves = {name: [row[name] for row in history.rows] for name in ("mAP50", "mAP50-95")}
-        goal = {} if self.goal is None else {f"goal {self.goal:g}": self.goal}
-        figure = plots.lines(
-            epochs,
-            curves,
-            title="on the validation scenes",
-            xlabel="epochs",
-            ylabel="mAP",
-            hlines=goal,
-            markers=True,
-            ax=right,
-        )
-        left.set_xlim(0, history.epochs)
-        right.set(xlim=(0, history.epochs), ylim=(0, 1))
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=100, metadata={"Software": None})
-        plt.close(figure)
-        return buffer.getvalue()
-
-    def describe(self, history: History) -> str:
-        """The alt text: where the loss and the mAP50 went."""
-        first, last = history.batches[0][1], history.batches[-1][1]
-        scores = ", ".join(f"{row['mAP50']:.2f}" for row in history.rows) or "not measured yet"
-        return f"{self.title}: training loss from {first:.1f} to {last:.1f}; mAP50 by epoch {scores}"
+# ---- how it is done ------------------------------------------------------------------------------------------
+NOTE = "tssa.json"  # beside a run: what `resume` has to know and Ultralytics does not keep
 
 
-# --- how it is done -----------------------------------------------------------------------------
-
-
-def _run(model: YOLO, watch: Callable[[History], None] | None, **settings: Any) -> Run:
+def _run(model: YOLO, folder: Path, watch: Callable[[History], None] | None, drop_bad: bool, **settings: Any) -> Run:
     start = time.perf_counter()
+    several = len(str(settings.get("device") or "").strip("[]").split(",")) > 1
+    watching = _watching(watch) if watch is not None and not several else {}
+    ours = [{"on_pretrain_routine_start": _save_whole}, watching, {} if drop_bad else _REFUSING]
+    try:
+        with contextlib.ExitStack() as stack:
+            for callbacks in ours:
+                stack.enter_context(_callbacks(model, callbacks))
+            stack.enter_context(_threads(model, *(() if several else ("on_train_start",))))
+            stack.enter_context(reading_labels())
+            metrics = model.train(**settings)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_how_to_go_on(folder)) from None
+    except OSError as error:
+        if error.errno in (28, 122):  # no space left, quota
+            raise OSError(
+                f"expected room for checkpoints in {folder}, got: {error.strerror}. {_how_to_go_on(folder)}"
+            ) from error
+        raise
+    run = Run(Path(model.trainer.save_dir), *_scores(metrics), time.perf_counter() - start)
+    if run.metrics["mAP50"] < NOTHING:
+        LOGGER.warning(WHY_NOTHING)
+    return run
+
+
+NOTHING = 0.01  # mAP50 below which a run found nothing
+WHY_NOTHING = (
+    "mAP50 is about zero: nothing was learned yet. Usual reasons: too few steps (small data need a smaller batch, more "
+    "epochs and a learning rate of their own, see SCENES); labels that belong to other pictures; objects "
+    "that are smaller than some eight pixels at this imgsz."
+)
+
+
+def _how_to_go_on(folder: Path) -> str:
+    if (folder / "weights" / "last.pt").is_file():
+        return f"To go on: python -m tssa_lib resume '{folder}'"
+    return "It was stopped before its first checkpoint: train again, in the same folder if you like"
+
+
+def _watching(watch: Callable[[History], None]) -> dict[str, Callable[[Any], None]]:
+    """Callbacks that fill a History and show it to `watch`."""
     history = History(epochs=0)
 
-    def on_batch(trainer) -> None:
+    def on_batch(trainer: Any) -> None:
         history.epochs = trainer.epochs
         batches = len(trainer.train_loader)
-        done = trainer.epoch + (sum(int(at) == trainer.epoch for at, _ in history.batches[-batches:]) + 1) / (
-            batches + 1
-        )
+        of_this_epoch = sum(int(at) == trainer.epoch for at, _ in history.batches[-batches:])
+        done = trainer.epoch + (of_this_epoch + 1) / (batches + 1)
         history.batches.append((done, float(trainer.loss.detach()) / trainer.batch_size))
         watch(history)
 
-    def on_epoch(trainer) -> None:
+    def on_epoch(trainer: Any) -> None:
         if trainer.epoch < trainer.epochs:  # the last call, after the end, is about best.pt
             scores = {name: float(trainer.metrics[key]) for key, name in METRICS.items()}
             history.rows.append({"epoch": trainer.epoch + 1, **scores})
             watch(history)
 
-    several = len(str(settings.get("device") or "").strip("[]").split(",")) > 1
-    watching = (
-        {"on_train_batch_end": on_batch, "on_fit_epoch_end": on_epoch} if watch is not None and not several else {}
-    )
-    with _callbacks(model, watching), _threads(model, *(() if several else ("on_train_start",))):
-        metrics = model.train(**settings)
-    return Run(Path(model.trainer.save_dir), *_scores(metrics), time.perf_counter() - start)
+    return {"on_train_batch_end": on_batch, "on_fit_epoch_end": on_epoch}
+
+
+def _save_whole(trainer: Any) -> None:
+    """Let this trainer write its checkpoints beside their places and move them there when they are whole.
+
+    Ultralytics writes last.pt in place: killed in that moment, or on a full disk, a training lost it.
+    """
+    write = trainer.save_model
+
+    def save_model() -> Any:
+        places = {name: getattr(trainer, name) for name in ("last", "best")}
+        try:
+            for name, place in places.items():
+                setattr(trainer, name, place.with_name(f".{place.name}.partial"))
+            saved = write()
+            for name, place in places.items():
+                partial = getattr(trainer, name)
+                if partial.exists():
+                    _flushed(partial).replace(place)
+            return saved
+        finally:
+            for name, place in places.items():
+                getattr(trainer, name).unlink(missing_ok=True)
+                setattr(trainer, name, place)
+
+    trainer.save_model = save_model
+
+
+def _flushed(path: Path) -> Path:
+    """The file, on the disk and not on its way there, so that a crash of the machine finds it whole."""
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
+    return path
+
+
+def _refuse_bad_images(trainer: Any) -> None:
+    if trainer.args.fraction == 1.0:
+        mend = ", or leave them out (drop_bad=True; in a shell --drop-bad)"
+        for split, loader in (("train", trainer.train_loader), ("val", trainer.test_loader)):
+            refuse_bad_files(loader.dataset, split, mend)
+
+
+_REFUSING = {"on_pretrain_routine_end": _refuse_bad_images}
 
 
 @contextlib.contextmanager
@@ -430,38 +569,147 @@ def _scores(found: Any) -> tuple[dict[str, float], dict[str, float]]:
     return {name: float(totals[key]) for key, name in METRICS.items()}, per_class
 
 
-def _new_folder(folder: str | Path | None) -> Path:
-    """An absolute path that holds no run yet."""
-    if folder is None:
-        runs = data_dir() / "runs"
-        taken = [int(p.name[5:]) for p in runs.glob("train*") if p.name[5:].isdecimal()]
-        return runs / f"train{max(taken, default=0) + 1}"
-    folder = Path(folder).expanduser().resolve()
-    if (folder / "weights").is_dir() and any((folder / "weights").iterdir()):
+def _same_classes(model: YOLO, described: dict[str, Any]) -> None:
+    ours, theirs = model.names, described["names"]
+    if len(ours) != len(theirs):
         raise ValueError(
-            f"expected a new folder for this run, got one with weights in it: {folder}; resume it, or name another"
+            f"expected data with the {len(ours)} classes of the model ({_some(ours)}), "
+            f"got {len(theirs)} ({_some(theirs)})"
         )
-    return folder
 
 
-def _refuse_bad_images(trainer) -> None:
-    """Ultralytics drops images that it can't use, with a warning among many lines; stop instead."""
-    for split, loader in (("train", trainer.train_loader), ("val", trainer.test_loader)):
-        dataset = loader.dataset
-        bad = sorted(set(dataset.get_img_files(dataset.img_path)) - set(dataset.im_files))
-        if bad and trainer.args.fraction == 1.0:
+def _some(names: dict[int, str]) -> str:
+    return ", ".join(map(str, list(names.values())[:4])) + (", …" if len(names) > 4 else "")
+
+
+def _check_settings(settings: dict[str, Any]) -> None:
+    """`ValueError` for settings that belong elsewhere or that Ultralytics would quietly turn into others."""
+    if taken := settings.keys() & {"project", "name", "exist_ok", "save_dir"}:
+        raise ValueError(f"expected folder=… in place of {', '.join(sorted(taken))}")
+    if settings.get("resume"):
+        raise ValueError("expected resume(folder) in place of train(…, resume=…)")
+    size = settings.get("imgsz", 640)
+    if any(side < 32 for side in (size if isinstance(size, (list, tuple)) else [size])):
+        raise ValueError(f"expected imgsz of 32 pixels or more, got {size}")
+    batch = settings.get("batch", 16)
+    if not (batch == -1 or 0 < batch < 1 or (batch >= 1 and batch == int(batch))):
+        raise ValueError(f"expected batch >= 1, a share of the GPU's memory below 1, or -1 for automatic, got {batch}")
+    for name, least in (("workers", 0), ("epochs", 1)):
+        if settings.get(name, least) < least:
+            raise ValueError(f"expected {name} >= {least}, got {settings[name]}")
+
+
+# ---- folders and what stands in them -----------------------------------------------------------------------
+@contextlib.contextmanager
+def _new_folder(folder: str | Path | None) -> Iterator[Path]:
+    """An absolute path that holds no run yet, made and taken: nobody else trains in it meanwhile."""
+    if folder is None:
+        folder = _next_folder()
+    elif not str(folder).strip():
+        raise ValueError("expected a folder for this run, got an empty name")
+    folder = Path(folder).expanduser().resolve()
+    with _taken(folder):
+        if (folder / "weights").is_dir() and any((folder / "weights").iterdir()):
             raise ValueError(
-                f"expected readable {split} images with valid labels, got {len(bad)} that aren't: "
-                f"{', '.join(Path(p).name for p in bad[:5])}{', …' if len(bad) > 5 else ''}; "
-                "mend or remove them, or leave them out (drop_bad=True; in a shell --drop-bad)"
+                f"expected a new folder for this run, got one with weights in it: {folder}; resume it, or name another"
             )
+        yield folder
 
 
-def _readable(file: Path) -> bool:
+def _next_folder() -> Path:
+    """`runs_dir()/train1`, train2, …: the next one, made here, so that two at once get two."""
+    runs = runs_dir()
+    runs.mkdir(parents=True, exist_ok=True)
+    taken = [int(p.name[5:]) for p in runs.glob("train*") if p.name[5:].isdecimal()]
+    number = max(taken, default=0) + 1
+    while True:
+        try:
+            (runs / f"train{number}").mkdir()
+            return runs / f"train{number}"
+        except FileExistsError:
+            number += 1
+
+
+@contextlib.contextmanager
+def _taken(folder: Path) -> Iterator[None]:
+    """Hold a folder for one training, as long as this process lives; `ValueError` where another holds it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".training", timeout=0)
     try:
-        return imread(str(file)) is not None  # as the trainer and the predictor read
-    except Exception:
-        return False
+        lock.acquire()
+    except Timeout:
+        raise ValueError(
+            f"expected a folder in which nobody trains, got {folder}, where a training is at work"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _checkpoints(run: Run | str | Path) -> tuple[Path, list[Path]]:
+    """A run's folder and the checkpoints to go on from, the one to try first in front."""
+    place = (run.folder if isinstance(run, Run) else Path(run).expanduser()).resolve()
+    folder = place.parent.parent if place.suffix == ".pt" else place
+    named = [place] if place.suffix == ".pt" else []
+    wanted = [*named, folder / "weights" / "last.pt", folder / "weights" / "best.pt"]
+    found = [path for path in dict.fromkeys(wanted) if path.is_file()]
+    if not found or (named and place not in found):
+        raise FileNotFoundError(
+            f"expected the checkpoint of an interrupted training, found no {wanted[0]}"
+            + ("; it was stopped before its first checkpoint: train again" if (folder / NOTE).is_file() else "")
+        )
+    return folder, found
+
+
+def _open_resumable(candidates: list[Path]) -> tuple[YOLO, Path]:
+    """The first checkpoint that opens and holds a training to go on with."""
+    broken = []
+    for path in candidates:
+        try:
+            model = _opened(path)
+        except ValueError as error:
+            broken.append(str(error))
+            continue
+        if (model.ckpt or {}).get("epoch", -1) >= 0:
+            if broken:
+                LOGGER.warning(f"going on from {path.name}: {'; '.join(broken)}")
+            return model, path
+        if not broken:
+            raise ValueError(f"expected an interrupted training to resume, got a finished one: {path}")
+    raise ValueError("; ".join(broken) or f"expected an interrupted training to resume, got a finished one: {path}")
+
+
+def _note(folder: Path) -> dict[str, Any]:
+    path = folder / NOTE
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def _rows(path: Path) -> list[dict[str, float]]:
+    """The whole rows of a results.csv, the last one of each epoch."""
+    if not path.is_file():
+        return []
+    rows = {}
+    with open(path, newline="") as file:
+        for row in csv.DictReader(file):
+            try:
+                numbers = {key.strip(): float(value) for key, value in row.items()}
+            except (AttributeError, TypeError, ValueError):  # a row that was cut short, or two in one
+                continue
+            rows[numbers["epoch"]] = numbers
+    return list(rows.values())
+
+
+def _mend_results(path: Path, done: int) -> None:
+    """Drop what an interruption left in results.csv: a row cut short, and rows of epochs that are done again."""
+    if not path.is_file():
+        return
+    header = path.read_text().splitlines()[:1]
+    kept = [row for row in _rows(path) if row["epoch"] <= done]
+    lines = [",".join(f"{value:.6g}" for value in row.values()) for row in kept]
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text("\n".join([*header, *lines]) + "\n")
+    partial.replace(path)
 
 
 @contextlib.contextmanager

@@ -80,7 +80,7 @@ def test_train_is_the_customary_full_recipe(monkeypatch, capsys):
     monkeypatch.setattr(training, "full_recipe", lambda *a, **k: asked.update(k, a=a))
     monkeypatch.setattr(command, "_tell", lambda run: None)
     assert command.main(["train", "--data", "VOC.yaml", "--size", "s", "batch=16", "cos_lr=true", "device=0,1"]) == 0
-    assert asked["a"] == ("VOC.yaml",) and asked["weights"] == "yolo11s.pt" and asked["model"] == "yolo11s-tssa.yaml"
+    assert asked["a"] == ("VOC.yaml",) and asked["weights"] is None and asked["model"] == "yolo11s-tssa.yaml"
     assert asked["batch"] == 16 and asked["cos_lr"] is True
     words = [
         "train",
@@ -124,7 +124,7 @@ def test_the_help_shows_every_verb_and_examples(capsys):
         "predict",
         "export",
         "yolo",
-        "--data VOC.yaml",
+        "--data my.yaml",
         "300 epochs",
         "--weights",
         "key=value",
@@ -150,7 +150,7 @@ def test_the_help_shows_every_verb_and_examples(capsys):
             ["predict", "--model", "yolo11n-tssa.yaml", "--source", "lost.png"],
             "expected a picture, found no file lost.png",
         ),
-        (["export", "--model", "yolo11n-tssa.yaml", "--format", "rknn"], "expected an export format with float32"),
+        (["export", "--model", "yolo11n-tssa.yaml", "--format", "rknn"], "expected an export with float32"),
         (["resume", "nowhere"], "expected the checkpoint of an interrupted training"),
         (["val", "--model", "nowhere.pt", "--data", "VOC.yaml"], "nowhere.pt"),
     ],

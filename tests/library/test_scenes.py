@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from ultralytics.data.utils import check_det_dataset
 
 from tssa_lib import scenes
 from tssa_lib.paths import data_dir
 from tssa_lib.scenes import SceneSpec, digest, make_scenes, scene
+
+from ultralytics.data.utils import check_det_dataset
 
 SMALL = SceneSpec(train=6, val=4, size=96, digits=(1, 3))
 SMALL_DIGEST = "ca8cd048f52c9c2629f0e9b694716a0531ab318bc7a92796e9aa9517f29d5882"
@@ -53,6 +54,7 @@ def test_splits_share_neither_digits_nor_pixels():
 
 def test_photographs_are_those_of_the_dependencies():
     from sklearn.datasets import load_sample_image
+
     from ultralytics.utils import ASSETS
 
     for name, block in {"china": 2, "flower": 2, "bus": 3, "zidane": 3}.items():

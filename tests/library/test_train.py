@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from ultralytics import YOLO
-from ultralytics.nn import tasks
 
-from tssa_lib import observe, yolo
+from tssa_lib import dataset, observe, yolo
 from tssa_lib import train as training
 from tssa_lib.scenes import SceneSpec, make_scenes
 from tssa_lib.train import SCENES, History, LiveCurve, check_data, predict, train
+
+from ultralytics import YOLO
+from ultralytics.nn import tasks
 
 TINY = SceneSpec(train=16, val=4, size=64, digits=(1, 2))
 SHORT = {**SCENES, "imgsz": 64, "epochs": 1}
@@ -70,7 +71,7 @@ def offline(tmp_path_factory) -> dict:
     from tssa_lib.scenes import make_scenes
     from tssa_lib.train import train, predict
     from tssa_lib import yolo
-    from tests.test_train import TINY, SHORT
+    from tests.library.test_train import TINY, SHORT
     data = make_scenes(TINY, "made here")
     seen = []
     run = train(data, folder="a run", watch=lambda h: seen.append([len(h.batches), len(h.rows)]), quiet=True, **SHORT)
@@ -193,7 +194,7 @@ def test_a_killed_training_resumes_with_nothing_lost(tiny, tmp_path):
     code = f"""
     import os, signal
     from tssa_lib.train import train
-    from tests.test_train import SHORT
+    from tests.library.test_train import SHORT
     def die(history):
         if len(history.rows) == 1 and len(history.batches) == 3:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -267,11 +268,15 @@ def test_full_recipe_is_the_customary_one(tiny, tmp_path, monkeypatch):
     asked = {}
     monkeypatch.setattr(training, "train", lambda *a, **k: asked.update(k, a=a))
     training.full_recipe(tiny, size="s", workers=2)
-    assert asked["a"] == (tiny, "yolo11s-tssa.yaml") and asked["weights"] == "yolo11s.pt" and asked["workers"] == 2
+    assert asked["a"] == (tiny, "yolo11s-tssa.yaml") and asked["weights"] is None and asked["workers"] == 2
     assert (asked["epochs"], asked["imgsz"], asked["batch"], asked["amp"]) == (300, 640, 64, True)
-    training.full_recipe(tiny, model="yolo11n-tssa-p4p5.yaml")
+    training.full_recipe(tiny, model="yolo11n-tssa-p4p5.yaml", weights="stock")
     assert asked["a"][1] == "yolo11n-tssa-p4p5.yaml" and asked["weights"] == "yolo11n.pt"
-    training.full_recipe(tiny, model="best.pt")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "yolo11n.pt").touch()
+    training.full_recipe(tiny)
+    assert asked["weights"] == "yolo11n.pt", "stock weights are used where they lie, without a network"
+    training.full_recipe(tiny, model="best.pt", weights="stock")
     assert asked["a"][1] == "best.pt" and asked["weights"] is None, "stock weights would replace what it has learned"
     monkeypatch.undo()
     short = {**SHORT, "device": "cpu"}
@@ -306,29 +311,15 @@ def test_the_live_curve_draws_one_output_and_describes_it(monkeypatch):
 
 def test_the_examples_in_the_docstrings_run(tmp_path, monkeypatch):
     monkeypatch.setenv("TSSA_DATA", str(tmp_path))
-    for name in (
-        "scenes",
-        "yolo",
-        "train",
-        "photos",
-        "tost",
-        "lessons",
-        "trial",
-        "manifest",
-        "fast",
-        "placements",
-        "doctor",
-        "bench",
-    ):
-        result = doctest.testmod(importlib.import_module(f"tssa_lib.{name}"))
-        assert result.attempted and result.failed == 0, name
-
-
-def test_runs_are_numbered_and_none_is_written_over(tmp_path, monkeypatch):
-    monkeypatch.setenv("TSSA_DATA", str(tmp_path))
-    for name in ("train1", "train7", "trained"):
-        (tmp_path / "runs" / name).mkdir(parents=True)
-    assert training._new_folder(None) == tmp_path / "runs" / "train8"
+    package = Path(training.__file__).parent
+    attempted = {}
+    for path in sorted(package.glob("[a-z]*.py")):
+        result = doctest.testmod(importlib.import_module(f"tssa_lib.{path.stem}"))
+        attempted[path.stem] = result.attempted
+        assert result.failed == 0, path.stem
+    assert {"rates", "tssa", "fast", "yolo", "train", "dataset", "scenes", "paths"} <= {
+        k for k, n in attempted.items() if n
+    }
 
 
 # --- bad input ----------------------------------------------------------------------------------
@@ -369,7 +360,7 @@ def test_images_that_cannot_be_read_are_named(tmp_path):
     bad = data.parent / "images" / "train" / "00003.bmp"
     bad.write_bytes(b"not a picture")
     model = YOLO("yolo11n-tssa.yaml")
-    with pytest.raises(ValueError, match="expected readable train images .* got 1 that aren't: 00003.bmp"):
+    with pytest.raises(ValueError, match="expected readable train images .* got 1 of 9 that aren't:\n  00003.bmp"):
         train(data, model, folder=tmp_path / "run", quiet=True, **SHORT)
     assert train(data, model, folder=tmp_path / "run", quiet=True, drop_bad=True, **SHORT).best.is_file(), (
         "the advice works"
@@ -393,7 +384,7 @@ def test_predict_takes_arrays_and_folders(tiny):
 def test_check_data_knows_the_names_that_ultralytics_ships(monkeypatch):
     """coco8.yaml is found without a path; what would be downloaded is not."""
     asked = []
-    monkeypatch.setattr(training, "check_det_dataset", lambda data: asked.append(data) or 1 / 0)
+    monkeypatch.setattr(dataset, "check_det_dataset", lambda data: asked.append(data) or 1 / 0)
     for name in ("coco8.yaml", "VOC.yaml"):
         with pytest.raises(ZeroDivisionError):
             check_data(name)

@@ -13,13 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ultralytics import YOLO
-from ultralytics.nn import tasks
-from ultralytics.utils.torch_utils import ModelEMA
 
 from tssa_lib import yolo
 from tssa_lib.scenes import SceneSpec, make_scenes, scene
 from tssa_lib.train import NO_FLOAT32, SCENES, export, train, validate
+
+from ultralytics import YOLO
+from ultralytics.nn import tasks
+from ultralytics.utils.torch_utils import ModelEMA
 
 TINY = SceneSpec(train=8, val=4, size=64, digits=(1, 2))
 SHORT = {**SCENES, "imgsz": 64, "epochs": 1}
@@ -213,6 +214,7 @@ def test_track_on_a_short_clip(best, tmp_path):
     """Eight frames of one scene that moves: boxes keep a number from frame to frame."""
     import cv2
     import lap  # noqa: F401  (what Ultralytics' trackers need, and would install themselves)
+
     from ultralytics.utils import ROOT, YAML
 
     frame = scene(TINY, "train", 0).image[..., ::-1]

@@ -1,0 +1,232 @@
+"""A data set, looked at before hours are spent on it: its YAML, its pictures, its labels, and why one can't be used.
+
+Ultralytics leaves out what it can't use and says so in a line among many; here it is an error that names the file and
+the reason. Reading and the rules for labels are Ultralytics' own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from tssa_lib import yolo  # noqa: F401  (before Ultralytics: it keeps Ultralytics quiet)
+
+from ultralytics.data import dataset as ultralytics_dataset
+from ultralytics.data.utils import IMG_FORMATS, check_det_dataset, img2label_paths, verify_image_label
+from ultralytics.utils import YAML
+
+SHOWN = 5  # bad files that a message names
+
+
+def check_data(data: str | Path) -> dict[str, Any]:
+    """Read a data YAML, download the data set if the YAML says how, and check that pictures are there.
+
+    Returns Ultralytics' description of it. `FileNotFoundError` for a missing YAML or folder of pictures,
+    `ValueError` for missing keys, class numbers that don't run from 0, or a folder without pictures.
+    """
+    path = Path(data).expanduser()
+    if path.is_dir():
+        raise ValueError(f"expected a data YAML, got the folder {path}; a data YAML names its train and val folders")
+    if path.is_file():
+        _check_keys(path)
+    elif path.parent != Path("."):  # a bare name may be one of Ultralytics' own, e.g. coco8.yaml
+        raise FileNotFoundError(f"expected a data YAML, found no file {path}")
+    described = check_det_dataset(path.resolve() if path.is_file() else str(data))
+    for split in ("train", "val"):
+        for place in described[split] if isinstance(described[split], list) else [described[split]]:
+            _check_pictures(path.name, split, Path(place))
+    return described
+
+
+def _check_keys(path: Path) -> None:
+    found = YAML.load(path)
+    if not isinstance(found, dict):
+        raise ValueError(f"expected a data YAML with train, val and names, got {path.name} without any keys")
+    missing = [key for key in ("train", "val") if not found.get(key)]
+    missing += [] if "names" in found or "nc" in found else ["names"]
+    if missing:
+        is_model = " (is it a model YAML?)" if "backbone" in found else ""
+        raise ValueError(
+            f"expected the keys train, val and names in {path.name}, got {sorted(map(str, found))}: "
+            f"{', '.join(missing)} missing{is_model}"
+        )
+    names = found.get("names")
+    if isinstance(names, dict) and sorted(names, key=str) != sorted(range(len(names)), key=str):
+        raise ValueError(
+            f"expected the classes in names of {path.name} to be numbered 0 to {len(names) - 1}, got "
+            f"{', '.join(map(str, list(names)[:SHOWN]))}{', …' if len(names) > SHOWN else ''}: "
+            "number them from 0, there and in the labels"
+        )
+
+
+def _check_pictures(name: str, split: str, place: Path) -> None:
+    if not place.exists():
+        raise FileNotFoundError(f"expected the {split} images of {name}, found no {place}")
+    if place.is_dir() and not any(is_picture(p) for p in place.rglob("*")):
+        raise ValueError(f"expected {split} images of {name} in {place}, got a folder without any")
+
+
+def is_picture(path: Path) -> bool:
+    """Whether Ultralytics would take this path for a picture: by its suffix, hidden files and folders left out.
+
+    >>> is_picture(Path("a/._b.jpg")), is_picture(Path("a/b.txt"))
+    (False, False)
+    """
+    return path.suffix[1:].lower() in IMG_FORMATS and not path.name.startswith(".") and path.is_file()
+
+
+# ---- what can't be used, and why ---------------------------------------------------------------------------
+def refuse_bad_files(dataset: Any, split: str, mend: str = "") -> None:
+    """`ValueError` that names the pictures of an Ultralytics data set which were left out, each with its reason.
+
+    Also for a data set without a single box, on which a detector learns and scores nothing. `mend` is appended.
+    """
+    if not hasattr(dataset, "get_img_files"):  # classification has folders, not labels
+        return
+    found = set(dataset.get_img_files(dataset.img_path))
+    bad = sorted(p for p in found - set(dataset.im_files) if not Path(p).name.startswith("."))
+    if bad:
+        reasons = "\n".join(f"  {Path(p).name}: {why_bad(p, dataset)}" for p in bad[:SHOWN])
+        more = f"\n  … and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
+        raise ValueError(
+            f"expected readable {split} images with valid labels, got {len(bad)} of {len(found)} that aren't:\n"
+            f"{reasons}{more}\nmend or remove them{mend}"
+        )
+    if not sum(len(label["cls"]) for label in dataset.labels):
+        sought = Path(img2label_paths(dataset.im_files[:1])[0])
+        raise ValueError(
+            f"expected boxes in the labels of the {split} images, got none for {len(dataset.im_files)} images; "
+            f"the label of {Path(dataset.im_files[0]).name} is sought at {sought}"
+        )
+
+
+def why_bad(picture: str, dataset: Any) -> str:
+    """Ultralytics' reason for leaving a picture out."""
+    path = Path(picture)
+    if not path.is_file():
+        return "a folder, not a picture" if path.is_dir() else "no such file"
+    if path.stat().st_size == 0:
+        return "an empty file"
+    points, dims = dataset.data.get("kpt_shape", (0, 0)) if dataset.use_keypoints else (0, 0)
+    (label,) = img2label_paths([picture])
+    classes = len(dataset.data["names"])
+    checked = verify_image_label((picture, label, "", dataset.use_keypoints, classes, points, dims, dataset.single_cls))
+    message = str(checked[-1]).rsplit("corrupt image/label: ", 1)[-1].splitlines()
+    return message[0] if message and message[0] else "Ultralytics leaves it out without a reason"
+
+
+@contextlib.contextmanager
+def reading_labels() -> Iterator[None]:
+    """Labels are read, not taken from a cache file: opening one runs whatever code a stranger put into it.
+
+    `ValueError` in our words where Ultralytics finds no label at all.
+    """
+
+    def none(path: Path) -> dict:
+        raise FileNotFoundError(path)  # Ultralytics then scans the labels and writes a cache of its own
+
+    with mock.patch.object(ultralytics_dataset, "load_dataset_cache_file", none):
+        try:
+            yield
+        except (ValueError, RuntimeError) as error:
+            sought = re.search(r"No labels found in (.+)\.cache", str(error))
+            if not sought:
+                raise
+            raise ValueError(
+                f"expected a label (.txt) for the pictures, got none in {sought[1]}: they stand beside the folder "
+                "`images`, in `labels`, under the names of the pictures"
+            ) from error
+
+
+# ---- what is in a data set -----------------------------------------------------------------------------------
+@dataclass
+class Split:
+    """One split of a data set: pictures, boxes by class, and what looks wrong."""
+
+    pictures: int = 0
+    without_boxes: int = 0
+    boxes: Counter = field(default_factory=Counter)  # class name → boxes
+    sides: list[float] = field(default_factory=list)  # of every box: √(w·h), as a share of the picture's side
+    bad: list[tuple[str, str]] = field(default_factory=list)  # (file, reason)
+    digests: dict[str, str] = field(default_factory=dict)  # sha1 of the file → file
+
+
+def describe(data: str | Path, progress: bool = True) -> dict[str, Split]:
+    """What a data set holds, split by split, without training: classes, counts, sizes, and files that can't be used."""
+    from tqdm import tqdm
+
+    described = check_data(data)
+    names = described["names"]
+    found = {}
+    for split in ("train", "val", "test"):
+        places = described.get(split)
+        if not places:
+            continue
+        found[split] = Split()
+        pictures = sorted(_pictures(places))
+        for picture in tqdm(pictures, desc=split, unit="picture", disable=not progress, leave=False):
+            _add(found[split], picture, names)
+    return found
+
+
+def _pictures(places: Any) -> Iterator[Path]:
+    for place in places if isinstance(places, list) else [places]:
+        place = Path(place)
+        if place.is_file():  # a list of pictures, a line each
+            yield from (Path(line.strip()) for line in place.read_text().splitlines() if line.strip())
+        else:
+            yield from (p for p in place.rglob("*") if is_picture(p))
+
+
+def _add(split: Split, picture: Path, names: dict[int, str]) -> None:
+    split.pictures += 1
+    (label,) = img2label_paths([str(picture)])
+    checked = verify_image_label((str(picture), label, "", False, len(names), 0, 0, False))
+    if checked[0] is None:
+        split.bad.append((picture.name, str(checked[-1]).rsplit("corrupt image/label: ", 1)[-1].splitlines()[0]))
+        return
+    rows = checked[1]
+    split.without_boxes += not len(rows)
+    for number, _, _, width, height in rows:
+        split.boxes[names[int(number)]] += 1
+        split.sides.append(float((width * height) ** 0.5))
+    split.digests[hashlib.sha1(picture.read_bytes()).hexdigest()] = picture.name
+
+
+def report(found: dict[str, Split]) -> str:
+    """`describe`, in words: a table of boxes by class, sizes, and what looks wrong."""
+    lines = []
+    names = list(dict.fromkeys(name for split in found.values() for name in split.boxes))
+    width = max([5, *map(len, names)])
+    lines.append(" " * width + "".join(f"{split:>10}" for split in found))
+    lines.append(f"{'pictures':{width}}" + "".join(f"{s.pictures:10,}" for s in found.values()))
+    for name in names:
+        lines.append(f"{name:{width}}" + "".join(f"{s.boxes[name]:10,}" for s in found.values()))
+    for split, s in found.items():
+        if s.sides:
+            small, middle, large = (sorted(s.sides)[int(q * (len(s.sides) - 1))] for q in (0.05, 0.5, 0.95))
+            lines.append(
+                f"{split}: a box is {middle:.0%} of the picture's side ({small:.0%} to {large:.0%}), by √(w·h)"
+            )
+        if s.without_boxes:
+            lines.append(
+                f"{split}: {s.without_boxes} of {s.pictures} pictures have no box (background, if that is meant)"
+            )
+        lines += [f"{split}: {file} can't be used: {why}" for file, why in s.bad[:SHOWN]]
+        if len(s.bad) > SHOWN:
+            lines.append(f"{split}: … and {len(s.bad) - SHOWN} more")
+        lines += [f"{split}: no box of {name}" for name in names if not s.boxes[name]]
+    splits = list(found)
+    for i, one in enumerate(splits):
+        for other in splits[i + 1 :]:
+            if twice := found[one].digests.keys() & found[other].digests.keys():
+                example = found[one].digests[next(iter(twice))]
+                lines.append(f"{one} and {other} share {len(twice)} pictures, e.g. {example}: scores will flatter")
+    return "\n".join(lines)
