@@ -28,7 +28,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
-from ultralytics.nn.modules.block import Attention
 
 from experiments import detectors, record
 from experiments.trial import IMPROVED
@@ -39,6 +38,8 @@ from tssa_lib.paths import data_dir
 from tssa_lib.silence import INTERVENTIONS, intervene, tssa_layers
 from tssa_lib.train import CELLS, FULL, check_data, stock_weights
 from tssa_lib.yolo import YOLO
+
+from ultralytics.nn.modules.block import Attention
 
 BLOCKS: dict[str, tuple[str, dict[str, Any]]] = {
     "none": ("C2Plain", {}),

@@ -32,8 +32,6 @@ from tssa_lib.scenes import SceneSpec, digest, make_scenes
 from tssa_lib.train import SCENES
 from tssa_lib.yolo import IMPROVED, YOLO
 
-from ultralytics.utils.files import increment_path
-
 # What the derivation suggests (lesson 6): logits that don't depend on resolution, narrower heads, and a temperature
 # at which Π is selective at the start. With 16 coordinates a head, the logits' spread over heads is about θ·√(2/16).
 BLOCKS: dict[str, tuple[str, dict[str, Any]]] = {

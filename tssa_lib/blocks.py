@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from tssa_lib import quiet  # noqa: F401  (before ultralytics)
 
 # isort: split
-from ultralytics.nn.modules import C2PSA, Conv
-
 from tssa_lib.fast import fast_tssa
 from tssa_lib.tssa import TokenStatistics
+
+from ultralytics.nn.modules import C2PSA, Conv
 
 
 class TSSAttention(TokenStatistics):

@@ -191,9 +191,9 @@ class Observer:
         if self.side:
             self.network = copy.deepcopy(module).eval()
             return
-        from ultralytics.models.yolo.detect import DetectionPredictor
-
         from tssa_lib.yolo import tasks  # makes Ultralytics quiet before anything else of it is imported
+
+        from ultralytics.models.yolo.detect import DetectionPredictor
 
         class Bare(DetectionPredictor):
             """For a module that is no detector: prepares the picture, leaves the output alone."""

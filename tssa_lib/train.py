@@ -28,7 +28,7 @@ from torch import nn
 
 from tssa_lib import __version__, yolo
 from tssa_lib import weights as weights_file
-from tssa_lib.dataset import check_data, reading_labels, is_picture, refuse_bad_files
+from tssa_lib.dataset import check_data, is_picture, reading_labels, refuse_bad_files
 from tssa_lib.live_curve import History, LiveCurve  # noqa: F401  (both belong to `watch`)
 from tssa_lib.paths import runs_dir
 from tssa_lib.silence import intervene, tssa_layers

@@ -27,14 +27,14 @@ from torch import nn
 from tssa_lib import quiet  # noqa: F401  (before ultralytics)
 
 # isort: split
+from tssa_lib.blocks import BLOCKS, C2TSSA, C2Plain, TSSAttention, Values, carry
+
 import ultralytics.engine.model as engine
 from ultralytics import YOLO
 from ultralytics.nn import tasks
 from ultralytics.nn.modules import C2PSA
 from ultralytics.utils import LOGGER, YAML
 from ultralytics.utils.callbacks.base import default_callbacks
-
-from tssa_lib.blocks import BLOCKS, C2TSSA, C2Plain, TSSAttention, Values, carry
 
 if TYPE_CHECKING:
     from tssa_lib.weights import Carried

@@ -87,18 +87,16 @@ EXERCISES = [
                 2 * _filter(x, _alpha(x, eps2)).sum()
             ),
             "the denominators 1 + ασ² are missing: that is the derivative of the bound (1.11).": lambda x, eps2: (
-                (_alpha(x, eps2) * x**2).sum()
-            ),
-            "half of it: the inner derivative of t² is 2t.": lambda x, eps2: (
-                0.5 * _filter(x, _alpha(x, eps2)).sum()
-            ),
+                _alpha(x, eps2) * x**2
+            ).sum(),
+            "half of it: the inner derivative of t² is 2t.": lambda x, eps2: 0.5 * _filter(x, _alpha(x, eps2)).sum(),
             "singular values of Z go with α = d/(nε²); c = d/ε² goes with the eigenvalues of S.": lambda x, eps2: (
                 _filter(x, x.shape[1] / eps2).sum()
             ),
         },
-        forbidden={
-            name: "write the derivative yourself, from (1.7)"
-            for name in ("grad", "backward", "autograd", "func", "jvp", "jacobian", "coding_rate_grad")
-        },
+        forbidden=dict.fromkeys(
+            ("grad", "backward", "autograd", "func", "jvp", "jacobian", "coding_rate_grad"),
+            "write the derivative yourself, from (1.7)",
+        ),
     ),
 ]

@@ -63,10 +63,10 @@ EXERCISES = [
                 (Pi[..., None] * w**2).mean(1)
             ),
             "you left out the division by n_k: this is the sum, not the mean.": lambda w, Pi: (
-                (Pi[..., None] * w**2).sum(1)
-            ),
-            "the memberships are missing: every token was counted in full in every group.": lambda w, Pi: (
-                (w**2).mean(1)
+                Pi[..., None] * w**2
+            ).sum(1),
+            "the memberships are missing: every token was counted in full in every group.": lambda w, Pi: (w**2).mean(
+                1
             ),
             "Pi went inside the square: the weight of a token is π, not π².": lambda w, Pi: (
                 (Pi[..., None] * w).square().sum(1) / Pi.sum(1)[:, None]

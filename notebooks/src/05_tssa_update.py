@@ -1039,7 +1039,7 @@ right.legend(fontsize=10, loc="upper left")
 for ax in (left, right):
     ax.set(ylim=(0, 2.1))
 show(fig, alt="Left: over six steps the error of complete bases and of the corrected bound falls steadily to a third, head-split TSSA stays near one, CRATE's gradient and MSSA fall and rise again. Right: the larger ε² is, the earlier the error turns up again; at the true noise it ends above the input's.",
-     digest="best possible {:.2f}; complete, soft Π, after two and six steps: ".format(best) + "; ".join(f"{name}: {float(e[2]):.2f}, {float(e[6]):.2f}" for name, e in levels.items()))
+     digest=f"best possible {best:.2f}; complete, soft Π, after two and six steps: " + "; ".join(f"{name}: {float(e[2]):.2f}, {float(e[6]):.2f}" for name, e in levels.items()))
 
 # %%
 last = mixture(0)[0]

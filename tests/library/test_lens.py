@@ -22,9 +22,9 @@ MARK = (7, 33)  # row and column of the marked token at stride 8
 @pytest.fixture(scope="module")
 def detector(tmp_path_factory):
     """TSSA at P3, P4 and P5, untrained, made to find something."""
-    from ultralytics.utils import YAML
-
     from tssa_lib.yolo import YOLO, with_attention
+
+    from ultralytics.utils import YAML
 
     rows = with_attention(("P3", "P4", "P5"), normalize="rms", temp=4.0, head_width=16)
     file = tmp_path_factory.mktemp("model") / "yolo11n-lens.yaml"
