@@ -149,7 +149,8 @@ def main(argv: list[str] | None = None) -> None:
         description=main.__doc__,
         epilog=(
             "The whole run takes about eight minutes on two idle cores, --quick about two. Run it on an idle machine: "
-            "the load at start and end is recorded. Lesson 9 and the README show the committed file; after a new run, build the lesson again."
+            "the load at start and end is recorded. Lesson 9 and the README show the committed file; after a new run, "
+            "build the lesson again."
         ),
     )
     parser.add_argument("--quick", action="store_true", help="width 128 and N up to 6,400 only")

@@ -187,8 +187,8 @@ def ready_rows() -> list[str]:
     each = ", ".join(f"{name} {value:.2f}" for name, value in test["per_class"].items())
     return [
         row(
-            f"the ready detector of blood cells (TSSA at P3, P4, P5; {recipe['epochs']} epochs at {recipe['imgsz']} px, "
-            "one seed), on the test pictures",
+            f"the ready detector of blood cells (TSSA at P3, P4, P5; {recipe['epochs']} epochs at "
+            f"{recipe['imgsz']} px, one seed), on the test pictures",
             f"mAP50 {test['mAP50']:.3f} ({each})",
             "[blood_cells_ready.json](data/results/blood_cells_ready.json)",
         )

@@ -20,10 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize, scaled_dot_product_attention
-from ultralytics.nn.modules import C2PSA, Conv
-from ultralytics.nn.modules.block import Attention
 
 from tssa_lib import yolo
+
+from ultralytics.nn.modules import C2PSA, Conv
+from ultralytics.nn.modules.block import Attention
 
 # Lesson 6: logits that do not depend on resolution, narrow heads, a selective temperature.
 IMPROVED = dict(head_width=16, normalize="rms", temp=4.0)

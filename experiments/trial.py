@@ -1,7 +1,7 @@
 """The fair trial: one slot in YOLO11, four blocks, everything else equal; paired differences with 95 % intervals.
 
-    python -m experiments.trial --quick --workers 2      about seven minutes on two CPU cores: a rehearsal that decides nothing
-    python -m experiments.trial --laptop --workers 2     three difficulties, five seeds, 60 trainings: an hour and a half on two CPU cores
+    python -m experiments.trial --quick --workers 2      a rehearsal that decides nothing: seven minutes on two cores
+    python -m experiments.trial --laptop --workers 2     60 trainings: an hour and a half on two cores
     python -m experiments.trial                          the same with more and larger scenes: sized for one GPU
     python -m experiments.trial --laptop --switches      one change of TSSA at a time, in easy: 30 trainings more
 
@@ -281,7 +281,8 @@ def main(words: list[str] | None = None) -> None:
         given.workers,
     )
     print(
-        f"mAP50 minus that of the block without attention, {form.seeds} seeds, 95 % intervals of paired differences\n{table(results)}"
+        f"mAP50 minus that of the block without attention, {form.seeds} seeds, 95 % intervals of paired differences\n"
+        f"{table(results)}"
     )
     print(f"wrote {out}" + (" (a rehearsal: too small to decide anything)" if given.quick else ""))
 

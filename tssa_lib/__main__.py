@@ -1,7 +1,8 @@
 """TSSA-YOLO from a shell: `python -m tssa_lib train | resume | check | val | predict | silence | lens | export …`.
 
 A mistake of the user's ends in one line that says what was expected; any other error is a bug of ours and shows where
-it happened (with --debug a mistake does, too). Opening a checkpoint (.pt) runs the code in it: open only what you trust.
+it happened (with --debug a mistake does, too). Opening a checkpoint (.pt) runs the code in it: open only what you
+trust.
 """
 
 from __future__ import annotations
@@ -204,8 +205,6 @@ def yolo(words: list[str]) -> None:
 
 # ---- the words -----------------------------------------------------------------------------------------------
 def _parser() -> argparse.ArgumentParser:
-    from tssa_lib import __version__
-
     parser = argparse.ArgumentParser(
         prog="python -m tssa_lib",
         description="Train, measure, use and export YOLO11 with TSSA.",

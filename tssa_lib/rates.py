@@ -193,7 +193,7 @@ def safe_ascent_step(N: int, d: int, eps2: float) -> float:
 
 
 def ascent_step(x: Tensor, Pi: Tensor, eps2: float, step: float | None = None) -> Tensor:
-    """Unit tokens after one step of gradient ascent on ΔR, each scaled back to length one (lesson 2, eq. 2.20). (…, N, d).
+    """Unit tokens (…, N, d) after one step of gradient ascent on ΔR, scaled back to length one (lesson 2, eq. 2.20).
 
     `step` multiplies the gradient; None takes `safe_ascent_step`, with which ΔR of unit tokens never falls.
 
@@ -293,7 +293,7 @@ def code_lengths(x: Tensor, Pi: Tensor, U: Tensor, eps2: float, *, corrected: bo
 
 
 def tangent(s: Tensor, c: float) -> tuple[Tensor, Tensor]:
-    """Slope f'(s) and constant f(s) − s f'(s) of f(x) = ln(1 + cx) at second moments s: what a square costs (lesson 5, eq. 5.24).
+    """Slope f'(s) and constant f(s) − s f'(s) of f(x) = ln(1 + cx): what a square costs (lesson 5, eq. 5.24).
 
     >>> [t.item() for t in tangent(torch.tensor(0.0), 3.0)]
     [3.0, 0.0]

@@ -151,7 +151,8 @@ class TSSA(TokenStatistics):
         W = self.qkv.weight
         if not isinstance(W, Tensor):  # a method, once `quantize_dynamic` has replaced the projection
             raise TypeError(
-                f"expected a projection with its weight as a tensor for tied or orthonormal, got {type(self.qkv).__name__}"
+                "expected a projection with its weight as a tensor for tied or orthonormal, "
+                f"got {type(self.qkv).__name__}"
             )
         if not self.orthonormal:
             return W

@@ -138,9 +138,9 @@ EXERCISES = [
                 rates.coding_rate(x, eps2)
             ),
         },
-        forbidden={
-            name: "it is the function to be written" for name in ("compression_rate", "rate_reduction", "variational_rate")
-        },
+        forbidden=dict.fromkeys(
+            ("compression_rate", "rate_reduction", "variational_rate"), "it is the function to be written"
+        ),
     ),
     Exercise(
         id="2b",
@@ -208,9 +208,9 @@ EXERCISES = [
                 rates.coding_rate_grad(x, eps2)
             ),
         },
-        forbidden={
-            name: "write the derivative yourself, from (2.7)"
-            for name in ("grad", "backward", "autograd", "func", "jvp", "jacobian", "compression_rate_grad", "rate_reduction_grad")
-        },
+        forbidden=dict.fromkeys(
+            ("grad", "backward", "autograd", "func", "jvp", "jacobian", "compression_rate_grad", "rate_reduction_grad"),
+            "write the derivative yourself, from (2.7)",
+        ),
     ),
 ]

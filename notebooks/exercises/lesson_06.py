@@ -83,8 +83,8 @@ EXERCISES = [
             "θ is missing.": lambda w, theta: _published(w, 1.0),
             "a mean over the coordinates: (6.12) sums them.": lambda w, theta: _published(w, theta, mean=True),
             "the normaliser is missing: these are the energies of (6.1) times θ.": lambda w, theta: (
-                (theta * (w**2).sum(-1)).softmax(0)
-            ),
+                theta * (w**2).sum(-1)
+            ).softmax(0),
         },
     ),
     Exercise(

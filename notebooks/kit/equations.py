@@ -134,8 +134,8 @@ def table() -> str:
     head = [
         "# The equation ledger",
         "",
-        f"{total} numbered equations: {checked} checked each time a lesson runs, {total - checked} definitions. Errors are "
-        "those that the stored lessons printed. Written by `make equations`; a test compares it with the lessons.",
+        f"{total} numbered equations: {checked} checked each time a lesson runs, {total - checked} definitions. Errors "
+        "are those that the stored lessons printed. Written by `make equations`; a test compares it with the lessons.",
     ]
     return "\n".join(head + lines) + "\n"
 

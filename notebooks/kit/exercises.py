@@ -25,7 +25,8 @@ class Exercise:
     `right` and the values of `wrong` are functions of the same arguments, or plain values when `inputs` is
     empty. `wrong` maps a diagnosis to the answer that it explains. `forbidden` maps a name that the answer may not
     use (a function, method or module) to the reason. `judge_by`, where given, replaces the comparison with `right`:
-    it takes the answer and returns None, what is wrong with it, or ... for a stub; for answers that are many, such as a class.
+    it takes the answer and returns None, what is wrong with it, or ... for a stub; for answers that are many, such as
+    a class.
 
     A message names the input that failed and what came; it never shows the right answer.
     """
