@@ -314,7 +314,7 @@ check_below("5.7", lambda x, Pi, U: -torch.linalg.eigvalsh(curvature(x, Pi, U, 0
 #
 # Indeed the left side is $-2t\,z^{\top}A^2z+t^2z^{\top}A^3z$. The first term is $-2t\lVert Az\rVert^2$, the second at most $t^2\lVert A\rVert\,\lVert Az\rVert^2$. Insert (5.10) into (5.8). ∎
 #
-# Where did each assumption work? Concavity gave the tangent; $f'\ge0$ made $A_j$ positive semidefinite; orthogonality of $U_k$ was never used. And the promise is no idle one: for tokens that are tiny against $\varepsilon$, and bases that are complete, it is kept exactly, for any step. The check of (5.9) looks there.
+# Where did each assumption work? Concavity gave the tangent; $f'\ge0$ made $A_j$ positive semidefinite; orthogonality of $U_k$ was never used. And the promise is no idle one: with complete bases, and in the limit of tokens that are tiny against $\varepsilon$, it is kept exactly, for any step. The check of (5.9) looks there.
 
 # %% tags=["hide-input"]
 # check of (5.8), both sides over the rate at the start: tight as the tokens shrink, wherever they go
@@ -447,7 +447,7 @@ live.step(six, Pi, U, eps2=eps2)
 #
 # *(5.11) Checked. With orthonormal bases, t = 2ε²/d is safe for all data — this series · `tssa.largest_safe_gamma`*
 #
-# This is the promised reason for calling $t=\tau/n$, not $\tau$, the step: its bound knows nothing of $n$. Data that leave some direction empty reach it: there $s=0$ and the gate is exactly $c$.
+# This is the promised reason for calling $t=\tau/n$, not $\tau$, the step: its bound knows nothing of $n$. Tokens with nothing along a basis direction that all groups share reach it: there $s=0$ and the gate is exactly $c$.
 
 # %% tags=["hide-input"]
 # check of (5.11): equality for tokens that leave a direction empty, in all groups
@@ -1031,7 +1031,6 @@ left, right = plots.row(2, width=4.6, height=3.8)
 picked = ("head-split, soft Π", "complete, soft Π", "corrected, soft Π", "CRATE gradient", "½Z + ½MSSA")
 plots.lines(range(7), {name: found[name] for name in picked}, markers=True, hlines={"best possible": best},
             title="Five operators, ε²/d = 0.02", xlabel="step", ylabel="error, in units of the input's", ax=left)
-left.lines[2].set(color="black", linestyle=":", linewidth=2.5)           # lies on the curve before
 left.legend(fontsize=10, loc="upper left")
 fig = plots.lines(range(7), levels, markers=True, hlines={"best possible": best}, title="Complete bases, soft Π, four levels",
                   xlabel="step", ylabel="error, in units of the input's", ax=right)
