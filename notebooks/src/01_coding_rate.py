@@ -87,9 +87,9 @@ check("1.2", torch.einsum("ad,de,ae->a", v, S, v), (six @ v.T).square().mean(0),
 # %% tags=["hide-input"]
 # figure: the six tokens and the ellipse of S
 half_axes = torch.linalg.eigvalsh(S).sqrt()                                # (d,), smallest first
-show(plots.points(six, [0, 0, 0, 1, 1, 1], names=NAMES, ellipses={"one-sigma ellipse of S": S},
-                  title="Six tokens and their second moment"),
-     alt="Six labelled points: a, b, c along the horizontal axis, d, e, f along the vertical axis, and an "
+fig = plots.points(six, [0, 0, 0, 1, 1, 1], names=NAMES, ellipses={"one-sigma ellipse of S": S}, title="Six tokens and their second moment")
+fig.axes[0].legend(loc="lower left", fontsize=8)                           # where no token stands
+show(fig, alt="Six labelled points: a, b, c along the horizontal axis, d, e, f along the vertical axis, and an "
          "ellipse around the origin that is wider than it is high",
      digest=f"half axes of the ellipse {half_axes[1]:.3f} and {half_axes[0]:.3f}")
 
