@@ -15,7 +15,7 @@ def _tokens(height, width):
 
 EXERCISES = [
     Exercise(
-        id="11.1",
+        id="11a",
         hint="the centre is the mean of the two corners; divide all four numbers by the side.",
         inputs=[(10.0, 20.0, 40.0, 70.0, 128.0), (5.0, 3.0, 25.0, 33.0, 100.0)],
         right=_label,
@@ -33,7 +33,7 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="11.2",
+        id="11b",
         hint="intersection (1 − m) · 1; the union is both areas less the intersection.",
         inputs=[(0.25,), (0.6,)],
         right=lambda m: (1 - m) / (1 + m),
@@ -44,7 +44,7 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="11.3",
+        id="11c",
         hint="one token for each 32 × 32 pixels; the matrix has one number for each pair of tokens.",
         inputs=[(640, 640), (320, 96)],
         right=lambda height, width: torch.tensor([_tokens(height, width), _tokens(height, width) ** 2]),
@@ -61,7 +61,7 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="11.4",
+        id="11d",
         hint="write each digit on thin paper and look at it from behind.",
         right={0, 1, 8},
         wrong={
