@@ -30,6 +30,16 @@ BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
 PYTHON = BIN / ("python.exe" if os.name == "nt" else "python")
 OLDEST = (3, 10)
 
+# What a stored notebook says of its language, whatever Python runs it (notebooks/kit/build.py writes the same).
+LANGUAGE_INFO = {
+    "codemirror_mode": {"name": "ipython", "version": 3},
+    "file_extension": ".py",
+    "mimetype": "text/x-python",
+    "name": "python",
+    "nbconvert_exporter": "python",
+    "pygments_lexer": "ipython3",
+}
+
 # Imports once, with messages shown here and not in a lesson: settings and font caches are written at the first import.
 FIRST_IMPORTS = """
 import matplotlib.font_manager, sklearn.datasets, jupyterlab.labapp, nbclient, ipywidgets
@@ -187,9 +197,37 @@ def install():
     overrides = VENV / "share" / "jupyter" / "lab" / "settings" / "overrides.json"
     overrides.parent.mkdir(parents=True, exist_ok=True)
     overrides.write_text(json.dumps(no_news))
+    keep_notebooks_clean()
     STAMP.write_text(fingerprint())
     UNFINISHED.unlink()
     print("set up in %.0f s" % (time.time() - start), flush=True)
+
+
+# ---- notebooks that stay as they are in git --------------------------------------------------------------------
+def keep_notebooks_clean():
+    """Tell git to leave out of a notebook what JupyterLab writes when it is merely opened: the kernel's version.
+
+    Else every lesson that is looked at counts as changed, and `git pull` refuses. It is a setting of this clone alone.
+    """
+    program = ".venv/Scripts/python.exe" if os.name == "nt" else ".venv/bin/python"
+    with contextlib.suppress(OSError):  # no git: nothing to keep clean
+        command = ["git", "config", "filter.lesson.clean", program + " go.py clean"]
+        subprocess.call(command, cwd=str(ROOT), stderr=subprocess.DEVNULL)
+
+
+def cleaned(text):
+    """A notebook as it is stored, from one that JupyterLab has saved; text that is no notebook stays as it is."""
+    try:
+        notebook = json.loads(text)
+        notebook["metadata"]["language_info"] = LANGUAGE_INFO
+    except (ValueError, KeyError, TypeError):
+        return text
+    return json.dumps(notebook, ensure_ascii=False, indent=1, sort_keys=True, separators=(",", ": ")) + "\n"
+
+
+def clean(args):
+    """The filter of git: a notebook comes in, and goes out as it is stored."""
+    sys.stdout.buffer.write(cleaned(sys.stdin.buffer.read().decode("utf-8")).encode("utf-8"))
 
 
 def quiet():
@@ -260,9 +298,12 @@ def main():
         "readme": tool("experiments.readme"),
         "doctor": tool("kit.doctor"),
         "setup": lambda args: None,
+        "clean": clean,
     }
     if len(sys.argv) < 2 or sys.argv[1] not in verbs:
-        stop("expected one of %s, got %r\n%s" % (", ".join(verbs), sys.argv[1:], __doc__))
+        stop("expected one of %s, got %r\n%s" % (", ".join(v for v in verbs if v != "clean"), sys.argv[1:], __doc__))
+    if sys.argv[1] == "clean":  # called by git, often: nothing is set up for it
+        return clean(sys.argv[2:])
     newest_python()
     quiet()
     try:

@@ -404,6 +404,18 @@ def test_sanitiser_hides_times_and_nothing_else():
         assert clean(text) == text
 
 
+def test_a_lesson_that_was_opened_and_saved_counts_as_unchanged():
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb"))[:2]:
+        stored = path.read_text(encoding="utf-8")
+        opened = json.loads(stored)
+        opened["metadata"]["language_info"] = {**go.LANGUAGE_INFO, "version": "3.11.7"}  # as JupyterLab writes it
+        saved = json.dumps(opened, ensure_ascii=False, indent=1, sort_keys=True, separators=(",", ": ")) + "\n"
+        assert saved != stored and go.cleaned(saved) == stored
+        opened["cells"][0]["source"] = ["changed"]
+        assert go.cleaned(json.dumps(opened)) != stored, "what a reader writes stays"
+    assert go.cleaned("no notebook") == "no notebook" and build.METADATA["language_info"] == go.LANGUAGE_INFO
+
+
 def test_notebook_json_has_one_trailing_newline():
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         text = path.read_text(encoding="utf-8")
