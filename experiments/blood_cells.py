@@ -1,15 +1,18 @@
 """Blood cells: the ready detector that comes with the project, and the trial of attention on real pictures.
 
     python -m experiments.blood_cells ready     about eight minutes of one idle core
-    python -m experiments.blood_cells recipe    about five
+    python -m experiments.blood_cells use       a minute: what the ready detector loses without its attention
+    python -m experiments.blood_cells recipe    about five minutes
     python -m experiments.blood_cells trial     about half an hour of one idle core; resumable
 
 `ready` trains YOLO11n with TSSA at P3, P4 and P5, in the form that the derivation suggests, keeps its last epoch in
-data/detectors/blood_cells.pt and writes data/results/blood_cells_ready.json: one seed, measured once. `recipe` does the
-same with the shorter recipe of the last lesson, `tssa_lib.train.CELLS`: data/results/blood_cells_recipe.json.
-`trial` writes data/results/blood_cells.json, and its rows of use into data/results/use.json. The control stands at P5
-alone: TSSA at three places has feed-forward parts at P3 and P4 besides, so a gain of it would have to be held against
-what is left when it is silenced.
+data/detectors/blood_cells.pt and writes data/results/blood_cells_ready.json: one seed, measured once. `recipe` does
+the same with the shorter recipe of the last lesson, `tssa_lib.train.CELLS`: data/results/blood_cells_recipe.json.
+`use` puts its rows into data/results/use.json. `trial` writes data/results/blood_cells.json, and its rows of use into
+use.json.
+
+The control of the trial stands at P5 alone: TSSA at three places has feed-forward parts at P3 and P4 besides, so a gain
+of it would have to be held against what is left when it is silenced.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import detectors, record
-from experiments.detector_trial import Arm, Trial, run, without
+from experiments.detector_trial import Arm, Trial, run, scores, used, without
 from kit import results_cells as results
 from tssa_lib import paths, weights
 from tssa_lib.train import CELLS
@@ -65,6 +68,14 @@ def once(recipe: dict[str, Any], folder: Path, command: str, keep: Path | None =
     return {**found, "bytes": keep.stat().st_size} if keep else found
 
 
+def use_of_ready() -> dict[str, Any]:
+    """The ready detector on the validation pictures, as trained and with its attention changed: as a trial has it."""
+    trial = Trial(DATA, READY["imgsz"], READY["epochs"], recipe={"batch": 8})
+    arm = str(Arm("TSSA improved", EVERYWHERE))
+    row = {"arm": arm, "seed": 0, "val": scores(trial, weights.load(DETECTOR), "val")}
+    return {"rows": [{**row, "use": used(trial, lambda: weights.load(DETECTOR))}]}
+
+
 def add_use(rows: list[dict[str, Any]], command: str, detector: str) -> Path:
     """Put a detector's rows of use into data/results/use.json, in place of those it had there."""
     file = record.RESULTS / "use.json"
@@ -80,11 +91,17 @@ def main(words: list[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("what", choices=("ready", "recipe", "trial"))
+    parser.add_argument("what", choices=("ready", "recipe", "use", "trial"))
     parser.add_argument("--so-far", action="store_true", help="trial: read what is finished; train and write nothing")
     given = parser.parse_args(words)
     command = shlex.join(["python", "-m", "experiments.blood_cells", *words])
     runs = paths.data_dir() / "runs" / "blood_cells"
+    if given.what == "use":
+        rows = results.use_rows(use_of_ready(), "blood cells, ready", "blood cells")
+        for row in rows:
+            print(row["intervention"] or "as trained", round(row["mAP50"], 4), row["per_class"])
+        print(f"wrote {add_use(rows, command, 'blood cells, ready')}")
+        return
     if given.what != "trial":
         recipe, keep = (READY, DETECTOR) if given.what == "ready" else (CELLS, None)
         found = once(recipe, runs / given.what, command, keep)

@@ -22,6 +22,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,7 @@ def one(trial: Trial, arm: Arm, seed: int, folder: Path) -> dict[str, Any]:
 
     with fused_softmax():
         took = detectors.kept(here / "train.json", asked, train)
-        val = detectors.kept(here / "val.json", asked, lambda: scores(trial, here, "val"))
+        val = detectors.kept(here / "val.json", asked, lambda: scores(trial, opened(here), "val"))
     return {"arm": str(arm), **took, "val": without(val)}
 
 
@@ -137,14 +138,18 @@ def ask(trial: Trial, arm: Arm, seed: int, folder: Path) -> list[dict[str, Any]]
     """What the finished detector uses: a row for each change of its attention."""
     here = place(arm, seed, folder)
     with fused_softmax():
-        return detectors.kept(here / "use.json", trial.asked(arm, seed), lambda: {"use": used(trial, here)})["use"]
+        return detectors.kept(
+            here / "use.json", trial.asked(arm, seed), lambda: {"use": used(trial, partial(opened, here))}
+        )["use"]
 
 
 def test(trial: Trial, arm: Arm, seed: int, folder: Path) -> dict[str, Any]:
     """The finished detector on the test pictures: for the end."""
     here = place(arm, seed, folder)
     with fused_softmax():
-        return without(detectors.kept(here / "test.json", trial.asked(arm, seed), lambda: scores(trial, here, "test")))
+        return without(
+            detectors.kept(here / "test.json", trial.asked(arm, seed), lambda: scores(trial, opened(here), "test"))
+        )
 
 
 def without(found: dict[str, Any]) -> dict[str, Any]:
@@ -156,19 +161,22 @@ def opened(folder: Path) -> YOLO:
     return YOLO(str(folder / "run" / "weights" / "last.pt"))
 
 
-def scores(trial: Trial, folder: Path, split: str, model: YOLO | None = None) -> dict[str, Any]:
-    """Its metrics on a split, in batches of at least two pictures."""
+def scores(trial: Trial, model: YOLO, split: str) -> dict[str, Any]:
+    """A detector's metrics on a split, in batches of at least two pictures."""
     batch = pairs(pictures(trial.data, split), trial.recipe.get("batch", 16))
-    return detectors.measured(model or opened(folder), trial.data, trial.imgsz, trial.device, split=split, batch=batch)
+    return detectors.measured(model, trial.data, trial.imgsz, trial.device, split=split, batch=batch)
 
 
-def used(trial: Trial, folder: Path) -> list[dict[str, Any]]:
-    """What is left on the validation pictures when a detector's attention is changed: one row an intervention."""
+def used(trial: Trial, again: Callable[[], YOLO]) -> list[dict[str, Any]]:
+    """What is left on the validation pictures when a detector's attention is changed: one row an intervention.
+
+    again: opens the detector, as validation fuses it.
+    """
     found = []
-    for name in interventions(opened(folder)):
-        model = opened(folder)  # validation fuses it
+    for name in interventions(again()):
+        model = again()
         with changed(model, name):
-            left = scores(trial, folder, "val", model)
+            left = scores(trial, model, "val")
         found.append({"intervention": name, "mAP50": left["mAP50"], "per_class": left["per_class"]})
     return found
 
