@@ -72,7 +72,7 @@ class Lens:
         bar = tqdm(questions, desc="asking the detector", leave=False, disable=not progress)
         for key, words, change, layers in bar:
             with intervene(observer.network, change, layers):
-                runs.append(_run(key, words, self.look, observer(again)[0]))
+                runs.append(_run(key, words, self.look, observer(again, layers=False)[0]))
         name = Path(other).stem if isinstance(other, (str, Path)) else "another picture"
         self.data = _data(self.look, runs, name if other is not None else "")
 

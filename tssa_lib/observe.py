@@ -16,7 +16,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -211,13 +211,16 @@ class Observer:
         self.predictor.done_warmup = True  # else a GPU would see the first picture more than once
         self.network = self.predictor.model.model
 
-    def __call__(self, images: Any) -> list[Look]:
-        """A Look a picture: a path, folder, URL, PIL image, BGR array (H, W, 3), Results, or a list of these."""
+    def __call__(self, images: Any, layers: bool = True) -> list[Look]:
+        """A Look a picture: a path, folder, URL, PIL image, BGR array (H, W, 3), Results, or a list of these.
+
+        Without `layers` only what the model finds.
+        """
         images = images if isinstance(images, (list, tuple)) else [images]
         see = self._squares if self.side else self._pictures
-        return [look for image in images for look in see(getattr(image, "orig_img", image))]
+        return [look for image in images for look in see(getattr(image, "orig_img", image), layers)]
 
-    def _pictures(self, image: Any) -> list[Look]:
+    def _pictures(self, image: Any, layers: bool) -> list[Look]:
         if isinstance(image, np.ndarray) and image.dtype not in (np.uint8, np.uint16):
             raise ValueError(f"expected an array of uint8 in BGR order, as OpenCV reads it, got {image.dtype}")
         batches: list[tuple[Tensor, Any, list[Observation]]] = []
@@ -226,29 +229,29 @@ class Observer:
             batches.append((inputs[0], output, seen[:]))
             seen.clear()
 
-        with observe(self.network) as seen:
+        with observe(self.network) if layers else nullcontext([]) as seen:
             handle = self.network.register_forward_hook(passed)
             try:
                 results = iter(self.predictor(str(image) if isinstance(image, Path) else image))
             finally:
                 handle.remove()
         looks = []
-        for x, output, layers in batches:
+        for x, output, observations in batches:
             flat = isinstance(output, Tensor) and output.ndim == 2  # a classifier's logits
             for b, (pixels, result) in enumerate(zip(x.float().cpu().permute(0, 2, 3, 1).numpy(), results)):
                 photo = np.ascontiguousarray(result.orig_img[..., ::-1])
                 probs = output[b].float().softmax(-1) if flat else getattr(result.probs, "data", None)
-                look = Look(pixels, photo, [_free(o, b) for o in layers], np.zeros((0, 6)), dict(result.names),
+                look = Look(pixels, photo, [_free(o, b) for o in observations], np.zeros((0, 6)), dict(result.names),
                             None if probs is None else probs.cpu().numpy())  # fmt: skip
                 looks.append(look._replace(boxes=_placed(result, look)))
         return looks
 
-    def _squares(self, image: Any) -> list[Look]:
+    def _squares(self, image: Any, layers: bool) -> list[Look]:
         photo = load_image(image)
         x = torch.tensor(photo).permute(2, 0, 1)[None].float() / 255
         x = nn.functional.interpolate(x, size=(self.side, self.side), mode="bilinear", antialias=True)
         weight = next(self.network.parameters())
-        with torch.no_grad(), observe(self.network) as seen:
+        with torch.no_grad(), observe(self.network) if layers else nullcontext([]) as seen:
             output = self.network(x.mean(1).to(weight))
         scores = output[0].float().softmax(-1).cpu().numpy()
         picture = x[0].permute(1, 2, 0).numpy().clip(0, 1)
