@@ -138,6 +138,11 @@ def tssa_update(x: Tensor, Pi: Tensor, U: Tensor, eps2: float, t: float = 1.0) -
     on the number of tokens. Any t in (0, 2ε²/d) lowers R_c^var where the update is not zero, if the U_k are
     orthonormal, Π is held and its shares, none negative, sum to at most one for each token (lesson 5, eq. 5.9).
     """
+    if Pi.shape[-2:] != (U.shape[0], x.shape[-2]) or U.ndim != 3 or U.shape[1] != x.shape[-1]:
+        shapes = ", ".join(str(tuple(t.shape)) for t in (x, Pi, U))
+        raise ValueError(f"expected x (…, N, d), Pi (…, K, N) and U (K, d, p) that agree, got {shapes}")
+    if not eps2 > 0:
+        raise ValueError(f"expected eps2 > 0, got {eps2}")
     w = torch.einsum("...nd,kdp->...knp", x, U)  # (…, K, N, p)
     D = gates(second_moments(w, Pi, torch.finfo(w.dtype).tiny), x.shape[-1] / eps2)  # (…, K, p)
     return -t * torch.einsum("kdp,...kp,...knp,...kn->...nd", U, D, w, Pi)
@@ -153,6 +158,9 @@ def largest_safe_gamma(Pi: Tensor, U: Tensor, D: Tensor) -> Tensor:
     >>> largest_safe_gamma(torch.ones(1, 5), torch.eye(2)[None], torch.ones(1, 2))
     tensor(2.)
     """
+    if U.ndim != 3 or Pi.shape[-2] != U.shape[0] or D.shape[-2:] != (U.shape[0], U.shape[2]):
+        shapes = ", ".join(str(tuple(t.shape)) for t in (Pi, U, D))
+        raise ValueError(f"expected Pi (…, K, N), U (K, d, p) and D (…, K, p) that agree, got {shapes}")
     A = torch.einsum("...kn,kdp,...kp,kep->...nde", Pi, U, D, U)  # (…, N, d, d)
     return 2 / torch.linalg.eigvalsh(A)[..., -1].amax(-1)
 

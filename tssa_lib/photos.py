@@ -49,6 +49,8 @@ def load_image(source: Any, longest: int | None = None) -> np.ndarray:
     """
     if longest is not None and longest < 1:
         raise ValueError(f"expected longest >= 1 pixel, got {longest}")
+    if isinstance(source, (str, Path)) and Path(source).is_file() and not Path(source).stat().st_size:
+        raise ValueError(f"expected {KINDS}, got {str(source)[:200]!r}, an empty file")
     try:
         image = Image.open(source) if isinstance(source, (str, Path)) else source
         if not isinstance(image, Image.Image):
@@ -64,7 +66,9 @@ def load_image(source: Any, longest: int | None = None) -> np.ndarray:
     except (OSError, Image.DecompressionBombError, ModuleNotFoundError) as e:
         raise ValueError(f"expected {KINDS}, got {str(source)[:200]!r}: {e}") from e
     if longest and max(image.size) > longest:
-        image = ImageOps.contain(image.convert("RGB"), (longest, longest), Image.Resampling.BOX)
+        shrink = longest / max(image.size)
+        sides = [max(1, round(side * shrink)) for side in image.size]  # however narrow, a pixel stays
+        image = image.convert("RGB").resize(sides, Image.Resampling.BOX)
     return np.array(image.convert("RGB"))
 
 
@@ -157,6 +161,8 @@ def group(
     """
     from tqdm.auto import trange
 
+    if Pi is not None and Pi.shape != (K, len(x)):
+        raise ValueError(f"expected memberships Pi (K={K}, N={len(x)}) to start from, got {tuple(Pi.shape)}")
     Pi, objective = start(x, K) if Pi is None else Pi, []
     if steps < 1 or not 1 <= p <= x.shape[1]:
         raise ValueError(f"expected steps >= 1 and 1 <= p <= d = {x.shape[1]}, got steps={steps}, p={p}")

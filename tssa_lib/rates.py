@@ -23,38 +23,60 @@ def _check(
     x: Tensor, eps2: float, Pi: Tensor | None = None, U: Tensor | None = None, orthonormal: bool = False
 ) -> None:
     """Raise ValueError that says what was expected and what came."""
-    if x.ndim < 2 or not x.is_floating_point():
-        raise ValueError(f"expected tokens x (…, N, d) of a floating dtype, got {tuple(x.shape)} {x.dtype}")
-    N, d = x.shape[-2:]
-    if N == 0 or d == 0:
-        raise ValueError(f"expected at least one token and one dimension, got x {tuple(x.shape)}")
-    if not torch.isfinite(x).all():
-        raise ValueError("expected finite tokens, got NaN or infinity in x")
-    if (longest := x.abs().max().item()) * longest * N * d > torch.finfo(
-        torch.promote_types(x.dtype, torch.float32)
-    ).max:
-        raise ValueError(f"expected tokens whose squares can be summed in {x.dtype}, got entries up to {longest:.3g}")
+    check_tokens(x)
     _check_numbers(eps2)
-    if d / eps2 > torch.finfo(x.dtype).max:
+    if x.shape[-1] / eps2 > torch.finfo(x.dtype).max:
         raise ValueError(f"expected an eps2 with d/eps2 within {x.dtype}, got {eps2}")
     if Pi is not None:
-        batch = [tuple(t.shape[:-2]) for t in (x, Pi)]
-        if Pi.ndim < 2 or Pi.shape[-1] != N or any(a != b and 1 not in (a, b) for a, b in zip(*map(reversed, batch))):
-            raise ValueError(f"expected memberships Pi (…, K, N={N}), got {tuple(Pi.shape)} with x {tuple(x.shape)}")
-        if Pi.dtype != x.dtype:
-            raise ValueError(f"expected memberships of the tokens' dtype {x.dtype}, got {Pi.dtype}")
-        off = (Pi.sum(-2) - 1).abs().max().item()
-        if not off <= MEMBERSHIP_TOL or Pi.min() < 0:  # `not <=` also catches NaN
-            raise ValueError(
-                f"expected memberships >= 0 that sum to 1 over the K groups (axis -2), got sums up to "
-                f"{off:.3g} off and a minimum of {Pi.min().item():.3g}"
-            )
+        check_memberships(Pi, x)
     if U is not None:
-        if U.ndim != 3 or U.shape[1] != d:
-            raise ValueError(f"expected bases U (K, d={d}, p), got {tuple(U.shape)}")
-        if Pi is not None and Pi.shape[-2] != U.shape[0]:
-            raise ValueError(f"expected one basis a group: Pi has K={Pi.shape[-2]}, U has K={U.shape[0]}")
-        if orthonormal and not (off := (U.mT @ U - torch.eye(U.shape[2]).to(U)).abs().max().item()) <= ORTHONORMAL_TOL:
+        check_bases(U, x, Pi, orthonormal)
+
+
+def check_tokens(x: Tensor) -> None:
+    """`ValueError` unless x (…, N, d) holds finite tokens in float32 or float64, whose squares can be summed."""
+    if x.ndim < 2 or x.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"expected tokens x (…, N, d) in float32 or float64, got {tuple(x.shape)} {x.dtype}")
+    if x.numel() == 0:
+        raise ValueError(f"expected at least one token and one dimension, and no empty batch, got x {tuple(x.shape)}")
+    if not torch.isfinite(x).all():
+        raise ValueError("expected finite tokens, got NaN or infinity in x")
+    longest = x.abs().max().item()
+    if longest * longest * x.shape[-2] * x.shape[-1] > torch.finfo(x.dtype).max:
+        raise ValueError(f"expected tokens whose squares can be summed in {x.dtype}, got entries up to {longest:.3g}")
+
+
+def check_memberships(Pi: Tensor, x: Tensor) -> None:
+    """`ValueError` unless Pi (…, K, N) fits the tokens x (…, N, d), is not negative and sums to one over the groups."""
+    N, batches = x.shape[-2], zip(reversed(x.shape[:-2]), reversed(Pi.shape[:-2]))
+    if Pi.ndim < 2 or Pi.shape[-1] != N or any(a != b and 1 not in (a, b) for a, b in batches):
+        raise ValueError(f"expected memberships Pi (…, K, N={N}), got {tuple(Pi.shape)} with x {tuple(x.shape)}")
+    if Pi.numel() == 0:
+        raise ValueError(f"expected K >= 1 groups in memberships Pi (…, K, N={N}), got {tuple(Pi.shape)}")
+    if Pi.dtype != x.dtype:
+        raise ValueError(f"expected memberships of the tokens' dtype {x.dtype}, got {Pi.dtype}")
+    off = (Pi.sum(-2) - 1).abs().max().item()
+    if not off <= MEMBERSHIP_TOL or Pi.min() < 0:  # `not <=` also catches NaN
+        raise ValueError(
+            f"expected memberships >= 0 that sum to 1 over the K groups (axis -2), got sums up to "
+            f"{off:.3g} off and a minimum of {Pi.min().item():.3g}"
+        )
+
+
+def check_bases(U: Tensor, x: Tensor, Pi: Tensor | None = None, orthonormal: bool = False) -> None:
+    """`ValueError` unless U (K, d, p) are finite bases for tokens x (…, N, d) and, if given, memberships (…, K, N)."""
+    d = x.shape[-1]
+    if U.ndim != 3 or U.shape[1] != d or U.numel() == 0:
+        raise ValueError(f"expected bases U (K >= 1, d={d}, p >= 1), got {tuple(U.shape)}")
+    if U.dtype != x.dtype:
+        raise ValueError(f"expected bases of the tokens' dtype {x.dtype}, got {U.dtype}")
+    if not torch.isfinite(U).all():
+        raise ValueError("expected finite bases, got NaN or infinity in U")
+    if Pi is not None and Pi.shape[-2] != U.shape[0]:
+        raise ValueError(f"expected one basis a group: Pi has K={Pi.shape[-2]}, U has K={U.shape[0]}")
+    if orthonormal:
+        off = (U.mT @ U - torch.eye(U.shape[2]).to(U)).abs().max().item()
+        if off > ORTHONORMAL_TOL:
             raise ValueError(f"expected orthonormal columns in U (so p <= d), got UᵀU up to {off:.3g} off the identity")
 
 

@@ -188,3 +188,21 @@ def test_known_subspaces_are_found():
 def test_bad_grouping_arguments(bad):
     with pytest.raises(ValueError, match="expected .*got"):
         photos.group(torch.randn(20, 6, dtype=torch.float64), **bad)
+
+
+def test_a_picture_of_any_proportions_keeps_a_pixel(tmp_path):
+    Image.new("RGB", (2000, 2)).save(tmp_path / "long.png")
+    assert photos.load_image(tmp_path / "long.png", 320).shape == (1, 320, 3)
+    Image.new("RGB", (640, 480)).save(tmp_path / "usual.png")
+    assert photos.load_image(tmp_path / "usual.png", 320).shape == (240, 320, 3)
+
+
+def test_an_empty_file_is_called_one(tmp_path):
+    (tmp_path / "a.jpg").touch()
+    with pytest.raises(ValueError, match="a.jpg', an empty file"):
+        photos.load_image(tmp_path / "a.jpg")
+
+
+def test_memberships_to_start_from_have_as_many_groups_as_are_asked_for():
+    with pytest.raises(ValueError, match=r"expected memberships Pi \(K=4, N=30\) to start from, got \(2, 30\)"):
+        photos.group(torch.randn(30, 4).double(), K=4, p=2, Pi=torch.full((2, 30), 0.5).double())

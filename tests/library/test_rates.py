@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from tssa_lib import rates
+from tssa_lib import core, rates
 
 N, D, K, EPS2 = 9, 4, 3, 0.3
 F64 = {"dtype": torch.float64}
@@ -246,7 +246,7 @@ TOKENS = [
     ("NaN", "finite tokens, got NaN"),
     ("infinite", "finite tokens"),
     ("too large", "summed in torch.float64, got entries up to 1e.200"),
-    ("integers", r"floating dtype, got \(9, 4\) torch.int64"),
+    ("integers", r"float32 or float64, got \(9, 4\) torch.int64"),
     ("one axis", r"x \(…, N, d\).*got \(4,\)"),
     ("no tokens", r"at least one token.*got x \(0, 4\)"),
     ("no dimensions", r"got x \(9, 0\)"),
@@ -299,7 +299,7 @@ def test_bad_input_to_subspace_rates(function, what, message):
 
 
 @pytest.mark.parametrize(
-    "U, got", [(torch.eye(D, **F64), r"got \(4, 4\)"), (torch.zeros(2, 5, 1, **F64), r"d=4, p\), got \(2, 5, 1\)")]
+    "U, got", [(torch.eye(D, **F64), r"got \(4, 4\)"), (torch.zeros(2, 5, 1, **F64), r"d=4, p >= 1\), got \(2, 5, 1\)")]
 )
 def test_bases_of_another_shape(U, got):
     for function in (rates.subspace_rate, rates.subspace_rate_grad):
@@ -320,4 +320,29 @@ def test_bases_of_another_shape(U, got):
 )
 def test_bad_numbers(call, message):
     with pytest.raises(ValueError, match="expected .*" + message):
+        call()
+
+
+X, PI, U = torch.randn(6, 4), torch.full((2, 6), 0.5), torch.eye(4)[None, :, :2].repeat(2, 1, 1)
+
+
+@pytest.mark.parametrize(
+    "call, said",
+    [
+        (lambda: rates.coding_rate(X.half(), 0.1), "in float32 or float64, got .* torch.float16"),
+        (lambda: rates.coding_rate(X.bfloat16(), 0.1), "in float32 or float64"),
+        (lambda: rates.coding_rate(torch.zeros(0, 6, 4), 0.1), "no empty batch"),
+        (lambda: rates.compression_rate(X, PI[:0], 0.1), "expected K >= 1 groups"),
+        (lambda: rates.variational_rate(X, PI, U.double(), 0.1), "expected bases of the tokens' dtype"),
+        (lambda: rates.variational_rate(X, PI, U[..., :0], 0.1), r"p >= 1\), got \(2, 4, 0\)"),
+        (lambda: rates.variational_rate(X, PI, U * math.nan, 0.1), "expected finite bases"),
+        (lambda: core.tssa_update(X, PI, U, -0.1), "expected eps2 > 0, got -0.1"),
+        (lambda: core.tssa_update(X, PI, U[:1], 0.1), r"that agree, got \(6, 4\), \(2, 6\), \(1, 4, 2\)"),
+        (lambda: core.tssa_update(X, PI[:, :5], U, 0.1), "that agree"),
+        (lambda: core.largest_safe_gamma(PI, U[:1], torch.ones(2, 2)), "that agree"),
+        (lambda: core.largest_safe_gamma(PI, U, torch.ones(2, 3)), "that agree"),
+    ],
+)
+def test_what_does_not_fit_is_told_what_was_expected(call, said):
+    with pytest.raises(ValueError, match=said):
         call()
