@@ -95,6 +95,18 @@ def entropy(Pi: Tensor) -> Tensor:
     return torch.special.entr(Pi).sum(-2).mean(-1)
 
 
+def moments_rate(s: Tensor, Pi: Tensor, c: float = 1.0) -> Tensor:
+    """R_c^var in nats from second moments, ½ Σ_k (n_k/n) Σ_i ln(1 + c s_ki) (lesson 5, eq. 5.1).
+
+    The moments say which projection counts: a layer's own, with its bias if it has one (lesson 7, eq. 7.13).
+    s (…, K, p), Pi (…, K, N) → (…).
+
+    >>> moments_rate(torch.ones(1, 2), torch.ones(1, 5)) == torch.tensor(2.0).log()
+    tensor(True)
+    """
+    return 0.5 * (Pi.mean(-1) * torch.log1p(c * s).sum(-1)).sum(-1)
+
+
 # ---- the update -------------------------------------------------------------------------------------
 def token_statistics(
     w: Tensor,

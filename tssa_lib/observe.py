@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from tssa_lib.photos import load_image
-from tssa_lib.tssa import TSSA, Statistics, TokenStatistics, entropy, second_moments  # noqa: F401  (TSSA: examples)
+from tssa_lib.tssa import TSSA, Statistics, TokenStatistics, entropy, moments_rate, second_moments  # noqa: F401  (TSSA: examples)
 
 
 class Observation(NamedTuple):
@@ -88,8 +88,7 @@ def observe(model: nn.Module) -> Iterator[list[Observation]]:
         grid = tuple(x.shape[-2:]) if x.ndim == 4 else (side, side) if side and side**2 == Pi.shape[-1] else None
         stride = round(rows[0] / grid[0]) if grid and rows[0] else None
         after = second_moments(layer.project(x + output), Pi, layer.mass)
-        share = Pi.mean(-1)  # (B, K)
-        before, after = (0.5 * (share * torch.log1p(layer.c * m).sum(-1)).sum(-1) for m in (s, after))
+        before, after = (moments_rate(m, Pi, layer.c) for m in (s, after))  # (B,)
         seen.append(Observation(name, grid, stride, w, Pi, s, D, before, after, layer))
 
     handle = model.register_forward_pre_hook(enter)

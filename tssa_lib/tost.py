@@ -11,8 +11,17 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from tssa_lib import rates
-from tssa_lib.core import MASS, check_heads, entropy, gates, join_heads, split_heads, wide
+from tssa_lib.core import (
+    MASS,
+    check_heads,
+    entropy,
+    gates,
+    join_heads,
+    moments_rate,
+    second_moments,
+    split_heads,
+    wide,
+)
 from tssa_lib.tssa import TSSA, Layer, load_exactly
 
 CLAMP = 1e-12  # floor of the causal layer's running sum of squares, as published
@@ -154,16 +163,19 @@ def fit(
 def compression(model: ToST, images: Tensor) -> list[dict]:
     """What each block's TSSA does to the tokens z = LN(x) that it sees: means over the images.
 
-    `before`, `after`: R_c^var in nats around z + γ₁ ⊙ TSSA(z), Π and projections held. `bound`: max γ₁ · ‖W‖² ·
-    max Π, a tied step must compress while it is < 2 (lesson 8, eq. 8.4). `entropy`: Π's, over ln K. `gate`: D's
-    5, 50 and 95 % quantiles. `temp`: mean θ.
+    `before`, `after`: R_c^var in nats around z + γ₁ ⊙ TSSA(z), Π and projections held, of the layer's own moments
+    as in `observe`: with the projection's bias if it has one. `bound`: c · max γ₁ · ‖W‖² · max Π, a tied step must
+    compress while it is < 2 (lesson 8, eqs. 8.3 and 8.4); infinite where some γ₁ <= 0, for then nothing is promised.
+    `entropy`: Π's, over ln K. `gate`: D's 5, 50 and 95 % quantiles. `temp`: mean θ.
     """
     x, found = model.tokens(images), []
     for block in cast(Iterable[Block], model.blocks):
         z, layer = block.norm1(x), block.attn
-        U, (Pi, _, D) = layer.U, layer.statistics(z)  # (K, C, p)
-        rate = [rates.variational_rate(v, Pi, U, layer.dim / layer.c).mean() for v in (z, z + block.gamma1 * layer(z))]
-        bound = layer.c * block.gamma1.max() * torch.linalg.matrix_norm(layer.bases(), 2) ** 2 * Pi.max()
+        Pi, s, D = layer.statistics(z)
+        after = second_moments(layer.project(z + block.gamma1 * layer(z)), Pi, layer.mass)  # (B, K, p)
+        rate = [moments_rate(m, Pi, layer.c).mean() for m in (s, after)]
+        step = block.gamma1.max() if block.gamma1.min() > 0 else torch.tensor(torch.inf)
+        bound = layer.c * step * torch.linalg.matrix_norm(layer.bases(), 2) ** 2 * Pi.max()
         spread = entropy(Pi).mean() / torch.tensor(layer.num_heads).log()
         values = *rate, bound, spread, D.flatten().quantile(torch.tensor([0.05, 0.5, 0.95])), layer.temp.mean()
         found.append(dict(zip(("before", "after", "bound", "entropy", "gate", "temp"), (v.tolist() for v in values))))

@@ -23,6 +23,7 @@ from tssa_lib.core import (  # noqa: F401  (all of the operator can be had from 
     join_heads,
     largest_safe_gamma,
     memberships,
+    moments_rate,
     second_moments,
     split_heads,
     token_statistics,

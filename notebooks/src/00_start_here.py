@@ -286,8 +286,8 @@ print(f"R of the six tokens: {R:.3f} nats = {R / torch.tensor(2.0).log():.3f} bi
 # | [4 · The variational bound](04_variational_bound.ipynb) | one coordinate at a time, and what that costs | 42 min | 25 s |
 # | [5 · The TSSA update](05_tssa_update.ipynb) | the gradient step, and how far it may go | 45 min | 20 s |
 # | [6 · Memberships](06_memberships.ipynb) | who belongs where, on photographs | 45 min | 25 s |
-# | [7 · The layer that people run](07_the_layer.ipynb) | a card for each departure from the formula | 45 min | 15 s |
-# | [8 · ToST, trained](08_tost.ipynb) | a classifier of digits, layer by layer | 30 min | 40 s |
+# | [7 · The layer that people run](07_the_layer.ipynb) | a card for each departure from the formula | 37 min | 20 s |
+# | [8 · ToST, trained](08_tost.ipynb) | a classifier of digits, layer by layer | 30 min | 60 s |
 # | [9 · Linear time](09_linear_time.ipynb) | cost against nine rivals, counted and measured | 40 min | 60 s |
 # | [10 · Inside YOLO11](10_inside_yolo11.ipynb) | where attention lives, C2TSSA in its place, a fair trial | 50 min | 40 s |
 # | [11 · Train YOLO with TSSA](11_train_tssa_yolo.ipynb) | train, look, measure, export | 35 min | 300 s |

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tssa_lib import tost
+from tssa_lib.observe import observe
 from tssa_lib.tost import Block, CausalTSSA, ToST
 from tssa_lib.tssa import TSSA
 
@@ -260,3 +261,24 @@ def test_compression_is_the_rate_around_the_step():
         block.gamma1.fill_(40.0)  # far beyond the safe step
     far = tost.compression(model, images)[0]
     assert far["bound"] > 2 and far["after"] > far["before"]
+
+
+def test_compression_promises_nothing_for_a_step_that_is_not_positive():
+    torch.manual_seed(0)
+    model, images = ToST(depth=1, tied=True), tost.digits()[1][0][:8]
+    with torch.no_grad():
+        model.blocks[0].gamma1.fill_(0.5)[:12] = -1.5
+    row = tost.compression(model, images)[0]
+    assert row["bound"] == float("inf") and row["after"] > row["before"]
+
+
+def test_compression_and_observe_report_one_rate_also_with_a_bias():
+    torch.manual_seed(0)
+    model, images = ToST(depth=1, qkv_bias=True), tost.digits()[1][0][:8]
+    with torch.no_grad():
+        model.blocks[0].attn.qkv.bias.fill_(0.7)
+        row = tost.compression(model, images)[0]
+        with observe(model) as seen:
+            model(images)
+    assert row["before"] == pytest.approx(seen[0].rate_before.mean().item(), rel=1e-5)
+    assert row["after"] == pytest.approx(seen[0].rate_after.mean().item(), rel=1e-5)  # γ₁ is one at the start
