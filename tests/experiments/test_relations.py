@@ -240,6 +240,10 @@ def test_committed_results_are_whole_and_draw():
     assert results_needs.use_table(mine["rows"]).count("\n") >= 2
 
 
+def test_the_pilot_is_whole():
+    whole(results_needs.load("needs_pilot"), results_needs.load("use_pilot"))
+
+
 def test_intervals_and_pairs_are_computed_when_read():
     rows = [
         {
