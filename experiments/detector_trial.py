@@ -27,18 +27,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import pad, scaled_dot_product_attention
+from torch import Tensor
 
 from experiments import detectors, record
-from experiments.trial import IMPROVED
+from experiments.slot import FusedSoftmax
 from kit import results_cells as results
 from tssa_lib import yolo
 from tssa_lib.__main__ import _settings as as_settings
 from tssa_lib.paths import data_dir
 from tssa_lib.silence import INTERVENTIONS, intervene, tssa_layers
 from tssa_lib.train import CELLS, FULL, check_data, stock_weights
-from tssa_lib.yolo import YOLO
+from tssa_lib.yolo import IMPROVED, YOLO
 
 from ultralytics.nn.modules.block import Attention
 
@@ -143,7 +142,7 @@ def ask(trial: Trial, arm: Arm, seed: int, folder: Path) -> list[dict[str, Any]]
         )["use"]
 
 
-def test(trial: Trial, arm: Arm, seed: int, folder: Path) -> dict[str, Any]:
+def on_test_pictures(trial: Trial, arm: Arm, seed: int, folder: Path) -> dict[str, Any]:
     """The finished detector on the test pictures: for the end."""
     here = place(arm, seed, folder)
     with fused_softmax():
@@ -227,18 +226,7 @@ def silent(layer: Attention) -> Callable[[Tensor], Tensor]:
 @contextmanager
 def fused_softmax() -> Iterator[None]:
     """Ultralytics' attention computed by `scaled_dot_product_attention`: the same output, without the N × N matrix."""
-
-    def forward(self: nn.Module, x: Tensor) -> Tensor:
-        B, C, H, W = x.shape
-        parts = [self.key_dim, self.key_dim, self.head_dim]
-        q, k, v = self.qkv(x).view(B, self.num_heads, sum(parts), H * W).split(parts, dim=2)  # (B, K, ·, N)
-        short = (0, self.head_dim - self.key_dim)  # zeros: without equal, dense widths the matrix is written out
-        wide_q, wide_k = pad(q.mT, short), pad(k.mT, short)  # (B, K, N, p) each
-        y = scaled_dot_product_attention(wide_q, wide_k, v.mT.contiguous(), scale=self.scale)  # softmax over the keys
-        y = y.mT.reshape(B, C, H, W)  # (B, C, H, W)
-        return self.proj(y + self.pe(v.reshape(B, C, H, W)))
-
-    stock, Attention.forward = Attention.forward, forward
+    stock, Attention.forward = Attention.forward, FusedSoftmax.forward
     try:
         yield
     finally:
@@ -309,7 +297,7 @@ def run(trial: Trial, arms: Sequence[Arm], seeds: Sequence[int], folder: Path, c
         row["use"] = ask(*what) if not so_far or (place(*what[1:]) / "use.json").is_file() else []
     if described.get("test") and not so_far:
         for row, what in zip(rows, todo):
-            row["test"] = test(*what)
+            row["test"] = on_test_pictures(*what)
     own = ("block", "places", "kind", "switches", "seed")  # of one training
     shared = {k: v for k, v in trial.asked(arms[0], 0).items() if k not in own}
     found = {
