@@ -11,7 +11,7 @@ def _moments(seed: int) -> torch.Tensor:
 
 EXERCISES = [
     Exercise(
-        id="9.1",
+        id="9a",
         hint="solve 2 + n/d = t for n.",
         inputs=[(128, 10), (64, 3), (256, 5.5)],
         right=lambda d, t: d * (t - 2),
@@ -24,7 +24,7 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="9.2",
+        id="9b",
         hint="set 2n²d equal to 4nd².",
         inputs=[(128,), (64,), (7,)],
         right=lambda d: 2 * d,
@@ -37,7 +37,7 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="9.3",
+        id="9c",
         hint="undo the division by the mass, add, divide by the mass of both.",
         inputs=[(3.0, _moments(0), 1.0, _moments(1)), (0.5, _moments(2), 8.0, _moments(3))],
         right=lambda n_a, s_a, n_b, s_b: (n_a * s_a + n_b * s_b) / (n_a + n_b),

@@ -16,7 +16,7 @@ def table(side, stride, heads, each=4, power=2):
 
 EXERCISES = [
     Exercise(
-        id="10.1",
+        id="10a",
         hint="scale both sides by size / max(height, width), at most 1; pad up to multiples of 32; divide by 32",
         inputs=[(1080, 810, 640), (720, 1280, 640), (200, 300, 640)],
         right=tokens,
@@ -31,7 +31,7 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="10.2",
+        id="10b",
         hint="set the last term of (10.5) equal to (10.6) and divide by n·d",
         inputs=[(128,), (256,)],
         right=lambda d: (2 * d + 9) * 2 / 3,
@@ -46,7 +46,7 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="10.3",
+        id="10c",
         hint="one head has p/2 + p/2 + p rows; its values are the last p of them",
         inputs=[(2, 4), (1, 6)],
         right=lambda heads, p: [head * 2 * p + p + i for head in range(heads) for i in range(p)],
@@ -63,7 +63,7 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="10.4",
+        id="10d",
         hint="n tokens make n × n weights a head, 4 bytes each; a MiB is 2**20 bytes",
         inputs=[(640, 32, 2), (1920, 8, 1)],
         right=table,

@@ -160,27 +160,64 @@ def roofline(result: dict, N: int = 6400):
     return figure
 
 
+LOOKS = {  # of the operators that a picture is about; all others are thin and grey
+    "TSSA": ("#0072B2", "-", "o"),
+    "softmax (SDPA)": ("#D55E00", "--", "s"),
+    "softmax, written out": ("#E69F00", ":", "^"),
+}
+
+
+def memory(result: dict, N: int = 6400):
+    """The largest tensor of every operator at N tokens, and what it keeps for the backward pass, as two bar charts."""
+    from tssa_lib import plots
+
+    counts = next(c for c in result["rivals"] if c["N"] == N)["counts"]
+    names = [name for name in reversed(ORDER) if name in counts]
+    axes = plots.row(2, 5.6, 4.0)
+    for ax, what, title in zip(axes, ("largest", "kept"), ("Largest tensor on the way", "Kept for the backward pass")):
+        sizes = [(counts[name][what] or 0) / 2**20 for name in names]
+        ax.barh(names, sizes, color=[LOOKS.get(name, ("0.7",))[0] for name in names])
+        ax.set_title(f"{title}, {N:,} tokens")
+        ax.set_xlabel("MiB")
+        ax.set_xlim(0, 1.2 * max(sizes))
+        for i, size in enumerate(sizes):
+            ax.text(size, i, f" {size:,.1f}" if size else " not measured", va="center", fontsize=8)
+    axes[1].set_yticks(range(len(names)), [""] * len(names))
+    return axes[0].figure
+
+
+def _labelled(series: dict[str, tuple[list, list]], ax) -> None:
+    """Each curve with its name at its end, moved apart where ends are close; the axes are logarithmic."""
+    ends = sorted((ys[-1], xs[-1], name) for name, (xs, ys) in series.items())
+    far, low = max(x for _, x, _ in ends), 0.0
+    for y, x, name in ends:
+        color = LOOKS.get(name, ("0.35",))[0]
+        if x < far:  # it ends early: its name stands over its end, clear of the curves that go on
+            ax.annotate(name, (x, y), (x, 1.3 * y), color=color, fontsize=8, ha="right")
+            continue
+        at = low = max(y, 1.45 * low)
+        ax.annotate(name, (x, y), (1.25 * x, at), color=color, fontsize=8, va="center")
+
+
 def curves(result: dict):
     """The two pictures of a run: seconds over N for every rival, and overhead of the fast layer."""
     from tssa_lib import plots
 
-    left, right = plots.row(2, 5.6, 4.6)
+    left, right = plots.row(2, 6.2, 4.6)
     series: dict[str, tuple[list, list]] = {}
     for cell in result["rivals"]:
         for name, s in cell["seconds"].items():
             series.setdefault(name, ([], []))[0].append(cell["N"])
             series[name][1].append(1e3 * s["median"])
-    plots.lines(
-        None,
-        {n: series[n] for n in ORDER if n in series},
-        xscale="log",
-        yscale="log",
-        markers=True,
-        ax=left,
-        title="Forward pass of width 128",
-        xlabel="tokens N",
-        ylabel="milliseconds",
-    )
+    for name in (n for n in ORDER if n in series):
+        color, dash, marker = LOOKS.get(name, ("0.6", "-", ""))
+        bold = 2.2 if name in LOOKS else 1.0
+        left.plot(*series[name], color=color, linestyle=dash, marker=marker, linewidth=bold, markersize=5, label=name)
+    left.set(xscale="log", yscale="log", xlabel="tokens N", ylabel="milliseconds", title="Forward pass of width 128")
+    left.set_xlim(300, 300_000)
+    left.set_ylim(0.25, 10_000)
+    left.grid(alpha=0.25)
+    _labelled({n: series[n] for n in ORDER if n in series}, left)
     cells: dict[str, tuple[list, list]] = {}
     for r in overheads(result):
         x, y = cells.setdefault(f"width {r['dim']}, {r['pass']}", ([], []))

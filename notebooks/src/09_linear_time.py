@@ -9,15 +9,18 @@
 # and the cheap one is not.
 #
 # **After this you can**
-# - count the multiplications of TSSA, of softmax attention and of five rivals, to the unit
+# - count the multiplications of TSSA and of softmax attention to the unit
 # - say from how many tokens on softmax attention costs ten times as much, and why it is never less than twice
 # - name what makes one layer faster than another with the same number of multiplications: passes over memory
 # - read a roofline picture, and say what cost means for a detector at strides 32, 16 and 8
 # - say what TSSA cannot do that softmax attention can, and show it
 #
+# **You should be able to answer:** Why is the factor between the two never below two? What has to travel between two workers that hold half of the
+# tokens each? Which question can softmax attention answer about another token that TSSA cannot?
+#
 # **Before this:** [lesson 5](05_tssa_update.ipynb) (the update) and [lesson 7](07_the_layer.ipynb) (the layer).
 #
-# **Time:** about 40 minutes to read, 60 seconds to run on two CPU cores.
+# **Time:** about 36 minutes to read, 60 seconds to run on two CPU cores; with Going deeper about 12 minutes more.
 
 # %%
 import torch
@@ -36,8 +39,8 @@ run = results.load()                                                          # 
 #
 # A *multiply–add* is one multiplication and the addition that goes with it: the unit in which matrix products are
 # counted. An $a \times b$ matrix times a $b \times e$ matrix takes $abe$ of them. PyTorch's counter says "FLOPs" and
-# counts each multiply–add as two. It looks at matrix products only; squares, sums and exponentials are not counted, and we come back to
-# what they cost in section 9.4. We count the layer as lesson 7 writes it.
+# counts each multiply–add as two. It looks at matrix products only; squares, sums and exponentials are not counted, and section 9.4 comes back to
+# what they cost. We count the layer as lesson 7 writes it.
 #
 # Six tokens in the plane again, three near each axis. With $n$ tokens of width $d$, TSSA projects every token
 # ($nd^2$), averages $n$ squares for each of its $Kp = d$ coordinates ($nd$), and maps every token out ($nd^2$).
@@ -65,7 +68,8 @@ print("counted:", cost.operations(tssa.TSSA(d, 2), n, d))
 #
 # *(9.2) Checked. Four linear maps, and every token with every token, twice — Vaswani et al. 2017*
 
-# %%
+# %% tags=["hide-input"]
+# checks of (9.1) and (9.2): counted against the formulas, at four sizes
 def counted(name, n, d):
     heads = max(d // cost.HEAD_WIDTH, 1)
     return cost.operations(cost.RIVALS[name](d, heads, n), n, d)
@@ -93,25 +97,26 @@ check("9.2", torch.tensor([counted("softmax (SDPA)", *s) for s in sizes]), 4 * n
 #
 # </details>
 
-# %%
+# %% tags=["hide-input"]
+# check of (9.3): the factor, counted
 ratio = torch.tensor([counted("softmax (SDPA)", *s) / (counted("TSSA", *s) - s[0] * s[1]) for s in sizes])
 check("9.3", ratio, 2 + n / d, "counted, four sizes")
 print("400 tokens of width 128:", round(ratio[1].item(), 3))
 
 # %% [markdown]
-# **Exercise 9.1.** From how many tokens on does softmax attention take $t$ times the multiply–adds of TSSA, by (9.3)?
+# **Exercise 9a.** From how many tokens on does softmax attention take $t$ times the multiply–adds of TSSA, by (9.3)?
 
 # %%
-def answer_9_1(d, t):
+def answer_9a(d, t):
     return ...  # your turn: a number of tokens
 
-exercise("9.1", answer_9_1)
+exercise("9a", answer_9a)
 
 # %% [markdown]
 # <details><summary>Solution</summary>
 #
 # ```python
-# def answer_9_1(d, t):
+# def answer_9a(d, t):
 #     return d * (t - 2)
 # ```
 #
@@ -120,19 +125,19 @@ exercise("9.1", answer_9_1)
 # </details>
 
 # %% [markdown]
-# **Exercise 9.2.** From how many tokens on does comparing tokens cost softmax attention more than its four linear maps?
+# **Exercise 9b.** From how many tokens on does comparing tokens cost softmax attention more than its four linear maps?
 
 # %%
-def answer_9_2(d):
+def answer_9b(d):
     return ...  # your turn: a number of tokens
 
-exercise("9.2", answer_9_2)
+exercise("9b", answer_9b)
 
 # %% [markdown]
 # <details><summary>Solution</summary>
 #
 # ```python
-# def answer_9_2(d):
+# def answer_9b(d):
 #     return 2 * d
 # ```
 #
@@ -152,6 +157,384 @@ exercise("9.2", answer_9_2)
 # - **XCA** (El-Nouby et al. 2021): channels attend to channels, a $p \times p$ matrix for each head
 # - **CRATE's MSSA** (lesson 3): one projection for queries, keys and values, quadratic
 # - **the rate gradient** (lesson 3): the exact gradient of the coding rate, by a $p \times p$ inverse
+#
+# What each of them costs to the unit, and how four of them turn into softmax attention: [Going deeper](#The-rivals,-counted).
+#
+# TSSA does not approximate softmax attention. It is another operator, derived from another objective, and section 9.7
+# shows where that matters. Neither is linear time by itself a merit of the variational bound: the exact rate gradient
+# in the list costs hardly more multiply–adds. What the bound removes is the matrix inverse.
+#
+# What does "linear" mean, precisely? That twice as many tokens cost twice as much. In the limit of many tokens:
+#
+# $$
+# \frac{\text{cost}(2n)}{\text{cost}(n)} \to 2 \quad \text{(linear)}, \qquad \frac{\text{cost}(2n)}{\text{cost}(n)} \to 4 \quad \text{(quadratic)} \tag{9.5}
+# $$
+#
+# *(9.5) Checked. Doubling the tokens, at a million tokens — this series*
+
+# %% tags=["hide-input"]
+# check of (9.5): twice the tokens, at a million
+many = 2 ** 20
+names = ["TSSA", "XCA", "chunked, 64", "softmax (SDPA)", "CRATE's MSSA"]
+growth = torch.tensor([counted(name, 2 * many, 128) / counted(name, many, 128) for name in names])
+check("9.5", growth, torch.tensor([2.0, 2.0, 2.0, 4.0, 4.0]), ", ".join(names), LIMIT)
+
+# %% tags=["hide-input"]
+# figure: the share of the work that is not in a linear map
+ns = [2 ** i for i in range(5, 17)]
+share = {name: [1 - linear * n * 128 ** 2 / counted(name, n, 128) for n in ns] for name, linear in
+         (("softmax (SDPA)", 4), ("chunked, 64", 4), ("XCA", 4), ("TSSA", 2))}
+show(plots.lines(ns, share, xscale="log", markers=True, vlines={"n = 2d": 256}, title="What is not a linear map, at width 128",
+                 xlabel="tokens n", ylabel="share of the multiply–adds"),
+     alt="Softmax attention's share of work outside the linear maps rises from near zero to one, crossing one half at "
+         "256 tokens; chunked attention levels off at a fifth, XCA stays at a ninth, TSSA at nearly zero",
+     digest=f"softmax attention at 256 tokens {share['softmax (SDPA)'][3]:.2f}, at 65,536 {share['softmax (SDPA)'][-1]:.2f}; TSSA {share['TSSA'][-1]:.3f}")
+
+# %% [markdown]
+# For TSSA practically everything is in the two linear maps. They are not part of the "attention" at all, and nothing
+# that is done to the attention can make them cheaper. Keep this in mind when a paper quotes the complexity of an
+# operator without its projections.
+#
+# ## 9.3 Why linear is enough: the statistics add up
+#
+# What does a token need to know of the others? For TSSA, sums over tokens, in two rounds: first the sums of squares by which (7.2) divides;
+# then, once these give Π, the second moments $s_k$ and the masses $n_k$. So the tokens may come in any order and in any number of pieces,
+# and nobody needs to meet anybody.
+#
+# $$
+# s_k = \frac{n_k^{(a)} s_k^{(a)} + n_k^{(b)} s_k^{(b)}}{n_k^{(a)} + n_k^{(b)}} \tag{9.6}
+# $$
+#
+# *(9.6) Checked. Statistics of two pieces (a) and (b) merge exactly — this series · `tssa.second_moments`*
+
+# %% tags=["hide-input"]
+# check of (9.6): statistics of two pieces, merged
+w, Pi = torch.randn(5, 2, 600, 32), torch.randn(5, 2, 600).softmax(1)      # over the two groups; five draws
+(wa, wb), (Pa, Pb) = w.split([200, 400], -2), Pi.split([200, 400], -1)
+sa, sb = tssa.second_moments(wa, Pa, 0.0), tssa.second_moments(wb, Pb, 0.0)
+na, nb = Pa.sum(-1, keepdim=True), Pb.sum(-1, keepdim=True)
+check("9.6", tssa.second_moments(w, Pi, 0.0), (na * sa + nb * sb) / (na + nb), "600 tokens in two pieces, five draws")
+
+# %% [markdown]
+# Between pieces only $2Kp + K$ numbers are carried, whatever $n$ is: $Kp$ sums of squares, then $Kp$ second moments and $K$ masses. Softmax
+# attention has no such summary: which tokens
+# matter to a token depends on the token that asks.
+#
+# **Exercise 9c.** Two workers hold a piece each. Merge what they send: masses `n_a`, `n_b` and moments `s_a`, `s_b`.
+
+# %%
+def answer_9c(n_a, s_a, n_b, s_b):
+    return ...  # your turn: the second moments of both pieces together
+
+exercise("9c", answer_9c)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def answer_9c(n_a, s_a, n_b, s_b):
+#     return (n_a * s_a + n_b * s_b) / (n_a + n_b)
+# ```
+#
+# A mean of means, weighted by mass: equation (9.6).
+#
+# </details>
+
+# %% [markdown]
+# ## 9.4 Multiplications are not time
+#
+# Between the two linear maps the published layer squares, normalises, sums, divides and multiplies, one operation after the other. Each reads all
+# $nd$ numbers from memory and writes as many back. None of these *passes* is counted in (9.1), and together they take about as long as the linear
+# maps. So the way to a fast layer is to make fewer passes.
+#
+# `TSSA` does so by default. It squares once, divides no token by a mass, and scales the $d^2$ numbers of the output map in place of the $nd$ numbers of the
+# tokens. The result is the same, to rounding. How it is done in nine lines, what it keeps for the backward pass, and what a compiler adds: [Going
+# deeper](#The-same-layer-in-few-passes).
+
+# %% [markdown]
+# ## 9.5 Measured
+#
+# `python -m experiments.linear_time` measures all of this: every layer at every size in turns (so that all see the same machine),
+# medians of repeats, with versions, threads and the load of the machine written down. What you see here is read from the
+# committed run; run the command to get yours. Two references frame the numbers. **Published** is the published
+# order of operations, one by one. **Floor** is the two linear maps alone. **Overhead** is the time above the floor, as a share of the
+# published layer's: (fast − floor)/(published − floor), so 1 is as slow as published and 0 costs nothing. The goals were set before
+# measuring. A negative share is a layer timed below the floor: on a shared machine single cells are that uncertain.
+
+# %% tags=["hide-input"]
+# the committed run, as tables
+print(f"{run['cpu']}, {run['threads']} threads, PyTorch {run['torch']}, load {run['load']:.1f} before and {run['load_end']:.1f} after")
+display(Markdown(results.markdown(run)))
+
+# %% tags=["hide-input"]
+# figure: time of every operator, and the time above the linear maps
+found = results.targets(run)
+kept_goal = next(t for t in found if "kept" in t["goal"])
+rows = {(r["dim"], r["N"], r["pass"]): r for r in results.overheads(run)}
+show(results.curves(run),
+     alt="Left: time over the number of tokens for ten operators on logarithmic axes, where softmax attention and MSSA rise "
+         "twice as steeply as the rest and TSSA lies lowest or near it. Right: overhead of the fast layer as a share of the published one's",
+     digest=f"{sum(t['met'] is True for t in found)} of {sum(t['met'] is not None for t in found)} goals met; activations kept {kept_goal['measured']:.2f} of the published")
+
+# %% [markdown]
+# Where is the crossover, the number of tokens from which TSSA is faster than softmax attention? PyTorch's softmax
+# attention is as good as such code gets: it never stores the $n \times n$ matrix.
+
+# %%
+for n in (400, 1600, 6400, 25600):
+    r = rows.get((128, n, "forward"))
+    if r and r["softmax_over_fast"]:
+        print(f"{n:6} tokens: softmax attention takes {r['softmax_over_fast']:.1f} times as long, multiply–adds {2 + n / 128:.1f} times as many")
+
+# %% [markdown]
+# Compare the two factors: where they differ, one of the operators uses the machine better, which section 9.6 looks at. By (9.3) there
+# should be no crossover at all, since the factor starts above two. Your own machine will tell the same story with other
+# numbers; here is a short live run at 1,600 tokens, in float32 on one thread.
+
+# %% tags=["hide-input"]
+# a live run at 1,600 tokens: both operators in turns, median of each
+torch.set_default_dtype(torch.float32)
+x, layers = torch.randn(1, 1600, 128), {"TSSA": tssa.TSSA(128, 4), "softmax attention": attention.Attention(128, 4)}
+threads = torch.get_num_threads()
+torch.set_num_threads(1)                                                   # two threads wait for each other on a busy machine
+live = cost.interleaved({name: cost.forward(f, x) for name, f in layers.items()}, budget=2.0, most=20)
+torch.set_num_threads(threads)
+torch.set_default_dtype(torch.float64)
+for name, t in live.items():
+    print(f"{name}: {1e3 * t['median']:.2f} ms")
+print("TSSA is faster:", live["TSSA"]["low"] < live["softmax attention"]["low"])
+
+# %% [markdown]
+# Memory tells the same story, and it can be counted exactly. The left picture has the largest tensor that an operator makes on the way at 6,400 tokens,
+# the right one what it keeps for the backward pass.
+
+# %% tags=["hide-input"]
+# figure: the largest tensor and what is kept, at 6,400 tokens
+at = next(cell["counts"] for cell in run["rivals"] if cell["N"] == 6400)
+show(results.memory(run, 6400),
+     alt="Two bar charts. Largest tensor: softmax attention written out stands far above all others, which are alike. Kept for the backward pass: "
+         "TSSA lowest, the sliding window highest, softmax attention written out not measured",
+     digest=f"largest at 6,400 tokens: TSSA {at['TSSA']['largest'] / 2 ** 20:.1f} MiB, softmax written out {at['softmax, written out']['largest'] / 2 ** 20:.0f} MiB; "
+            f"kept: TSSA {at['TSSA']['kept'] / 2 ** 20:.1f} MiB, softmax (SDPA) {at['softmax (SDPA)']['kept'] / 2 ** 20:.1f} MiB")
+
+# %% [markdown]
+# Only the way of writing softmax attention *out* needs a table of $n \times n$. PyTorch's `scaled_dot_product_attention` (SDPA) computes it in pieces that never are
+# in memory together, so what is left of the difference is time.
+
+# %% [markdown]
+# ## 9.6 The roofline, and a detector
+#
+# A processor has two limits: how many multiply–adds it can do in a second, and how many bytes it can fetch. Which one
+# binds depends on the *intensity* of an operator, its multiply–adds for each byte that its operations read and write.
+#
+# $$
+# \text{speed} \le \min\left(\text{peak},\; \text{bandwidth} \times \text{intensity}\right) \tag{9.10}
+# $$
+#
+# *(9.10) Definition. The roofline: a slope where memory binds, a ceiling where arithmetic does — Williams et al. 2009*
+#
+# **Predict:** TSSA has few multiply–adds and softmax attention has many. Which of them comes closer to the peak?
+#
+# <details><summary>Answer</summary>
+#
+# Softmax attention, but by little. In the fused form that never writes its weights to memory it has by far the higher intensity; yet both
+# lie to the right of the roof's corner, where more intensity buys nothing. "Uses the machine well" and "is fast" are different things: it
+# does many times the work at about the same rate, and finishes later.
+#
+# </details>
+
+# %% tags=["hide-input"]
+# figure: the roofline of the committed run
+cell = next(c for c in run["rivals"] if c["N"] == 6400)
+intensity = {name: c["macs"] / c["moved"] for name, c in cell["counts"].items()}
+show(results.roofline(run),
+     alt="A roof that rises and then stays level, with ten operators below or near it: softmax attention far to the right, "
+         "softmax attention written out and the sliding window to the left, TSSA and the other linear operators in between",
+     digest=f"intensity of TSSA {intensity['TSSA']:.1f}, of softmax (SDPA) {intensity['softmax (SDPA)']:.0f}, written out {intensity['softmax, written out']:.1f}")
+
+# %% [markdown]
+# Bytes are counted as asked for, whether a cache serves them or the memory, so an operator that finds its numbers in the
+# cache may come out above the slope.
+#
+# Now a detector. It makes maps of a picture at strides 32, 16 and 8: a cell for every $32 \times 32$, $16 \times 16$ or
+# $8 \times 8$ pixels. A square picture with sides of $a$ pixels has $n = a^2/r^2$ tokens at stride $r$, so by (9.3):
+#
+# $$
+# \frac{\text{cost of softmax attention}}{\text{cost of TSSA}} \approx 2 + \frac{a^2}{r^2 d} \tag{9.11}
+# $$
+#
+# *(9.11) Checked. The factor grows with the area of the picture and with the inverse square of the stride — this series*
+
+# %% tags=["hide-input"]
+# check of (9.11): the factor at three sizes and three strides
+pixels, strides = torch.tensor([640, 1280, 1920]), torch.tensor([32, 16, 8])
+tokens = (pixels[None] // strides[:, None]) ** 2                            # (3, 3)
+factor = torch.tensor([[counted("softmax (SDPA)", n, 128) / (counted("TSSA", n, 128) - 128 * n) for n in row] for row in tokens.tolist()])
+check("9.11", factor, 2 + pixels ** 2 / (strides[:, None] ** 2 * 128), "counted, three sizes at three strides, width 128")
+
+# %% tags=["hide-input"]
+# figure: tokens, and the factor, as tables
+left, right = plots.row(2, 4.6, 3.2)
+plots.heat(tokens / 1000, title="Thousands of tokens", xlabel="side of the picture, pixels", ylabel="stride", numbers=True, ax=left)
+fig = plots.heat(factor, title="Softmax over TSSA, multiply–adds", xlabel="side of the picture, pixels", ylabel="stride", numbers=True, ax=right)
+for ax in (left, right):
+    ax.set_xticks(range(3), pixels.tolist()), ax.set_yticks(range(3), strides.tolist())
+show(fig, alt="Two tables of three strides by three picture sizes: tokens from 400 to 57,600, and the ratio of costs, which is largest "
+              "for the largest picture at the finest stride",
+     digest=f"factor {factor[0, 0]:.1f} at 640 pixels and stride 32, {factor[2, 2]:.0f} at 1,920 pixels and stride 8")
+
+# %% [markdown]
+# At stride 32, where YOLO11 has its attention, the factor is small, and the attention is one block of a whole network:
+# don't expect a faster detector from swapping it. At stride 8 softmax attention takes hundreds of times the work, and TSSA stays cheap.
+# [Lesson 10](10_inside_yolo11.ipynb) puts it there.
+#
+# ## 9.7 When TSSA is the wrong tool
+#
+# What was given up? Look at what a token learns of the others. The logits, masses and second moments that reach it are
+# made of *squares* of the other tokens' projections. So, where the projection has no bias, the sign of every other
+# token is lost on it:
+#
+# $$
+# y_q(\pm z_1, \dots, \pm z_{q-1}, z_q, \pm z_{q+1}, \dots) = y_q(z_1, \dots, z_{q-1}, z_q, z_{q+1}, \dots) \tag{9.12}
+# $$
+#
+# *(9.12) Checked. A token's output does not notice if other tokens change their sign — this series*
+
+# %% tags=["hide-input"]
+# check of (9.12): other tokens change their sign
+layer, x = tssa.TSSA(32, 4, temp=20.0), torch.randn(20, 12, 32)
+signs = torch.randint(2, (20, 12, 1)) * 2.0 - 1
+signs[:, 0] = 1                                                            # the token that asks stays
+check("9.12", layer(signs * x)[:, 0], layer(x)[:, 0], "twenty draws of twelve tokens, random signs")
+softmax = attention.Attention(32, 4)
+print("softmax attention notices:", bool((softmax(signs * x)[:, 0] - softmax(x)[:, 0]).abs().max() > 0.01))
+
+# %% [markdown]
+# More than that: whatever happens elsewhere reaches a token as $d$ second moments, $d$ sums and $K$ masses, the same for
+# all tokens. Nothing in them depends on who is asking. Softmax attention, on the contrary, can look one token up:
+# the sharper its weights (the larger $\theta$), the closer the answer is to the value that belongs to the best key.
+#
+# $$
+# \sum_j \frac{e^{\theta\, q^\top a_j}}{\sum_l e^{\theta\, q^\top a_l}}\, v_j \;\to\; v_i, \qquad i = \arg\max_j\, q^\top a_j \qquad (\theta \to \infty) \tag{9.13}
+# $$
+#
+# *(9.13) Checked. A query q over keys a and values v: softmax attention is a soft table look-up — Vaswani et al. 2017*
+
+# %% tags=["hide-input"]
+# check of (9.13): softmax attention looks a value up
+q, a, v = torch.randn(50, 16), torch.nn.functional.normalize(torch.randn(50, 9, 16), dim=-1), torch.randn(50, 9, 4)
+match = torch.einsum("bi,bji->bj", q, a)                                   # fifty queries, nine keys each
+answer = torch.einsum("bj,bji->bi", (1e6 * match).softmax(-1), v)          # over the keys
+check("9.13", answer, v[torch.arange(50), match.argmax(-1)], "fifty look-ups at θ = 1,000,000", LIMIT)
+
+# %% [markdown]
+# *Associative recall* makes a task of that. A sequence holds pairs "key, value", each key once; a
+# last token names a key; the network has to say its value. The values are drawn anew each time, so there is nothing to
+# memorise: the answer must be fetched. One token is one pair, key and value as one-hot vectors.
+
+# %%
+VALUES = 8
+
+def recall(batch, pairs):
+    """Sequences (batch, pairs + 1, pairs + VALUES + 1) and the value (batch,) of the key that the last token names."""
+    values, asked = torch.randint(VALUES, (batch, pairs)), torch.randint(pairs, (batch,))
+    x = torch.zeros(batch, pairs + 1, pairs + VALUES + 1)
+    x[:, :pairs, :pairs] = torch.eye(pairs)                                # the keys, in any order: neither layer knows places
+    x[:, :pairs, pairs:-1] = torch.nn.functional.one_hot(values, VALUES).to(x)
+    x[:, pairs, :pairs] = torch.eye(pairs)[asked]
+    x[:, pairs, -1] = 1                                                    # "this is a question"
+    return x, values.gather(1, asked[:, None])[:, 0]
+
+# %% [markdown]
+# The networks are the same but for the operator: an embedding, one attention layer and one MLP with their residuals, and a
+# classifier that reads the last token.
+
+# %% tags=["hide-input"]
+# the network: embedding, one attention layer, one MLP, classifier of the last token
+class Recall(torch.nn.Module):
+    def __init__(self, operator, pairs, dim=32):
+        super().__init__()
+        self.embed, self.operator = torch.nn.Linear(pairs + VALUES + 1, dim), operator(dim, 4)
+        self.norm, self.head = torch.nn.LayerNorm(dim), torch.nn.Linear(dim, VALUES)
+        self.mlp = torch.nn.Sequential(torch.nn.LayerNorm(dim), torch.nn.Linear(dim, 128), torch.nn.GELU(), torch.nn.Linear(128, dim))
+
+    def forward(self, x):
+        x = self.embed(x)
+        x = x + self.operator(self.norm(x))
+        return self.head((x + self.mlp(x))[:, -1])
+
+# %% tags=["hide-input"]
+# its training: the share of right answers at each step
+def train(operator, pairs, steps=300):
+    torch.manual_seed(0)
+    net = Recall(operator, pairs)
+    optimizer = torch.optim.AdamW(net.parameters(), 1e-2)
+    schedule, right = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=steps), []
+    for _ in range(steps):
+        x, y = recall(128, pairs)
+        logits = net(x)
+        torch.nn.functional.cross_entropy(logits, y).backward()
+        optimizer.step(), schedule.step(), optimizer.zero_grad()
+        right.append((logits.argmax(-1) == y).double().mean().item())
+    return right
+
+# %% [markdown]
+# **Predict:** guessing is right one time in eight. How will the two do with 4, 8, 16 and 32 pairs?
+#
+# <details><summary>Answer</summary>
+#
+# Softmax attention gets practically all right, whatever the number. TSSA can do it with 4 pairs: the table then has
+# $4 \cdot 8 = 32$ places, one for each of its $d = 32$ second moments, and a large second moment can say "this key has this value". With
+# more pairs the table outgrows them, and in 300 steps it falls towards guessing.
+#
+# </details>
+
+# %% tags=["hide-input"]
+# train both operators on 4, 8, 16 and 32 pairs
+torch.set_default_dtype(torch.float32)
+torch.set_num_threads(1)                                                   # tensors this small are not worth sharing
+curves = {name: {pairs: train(operator, pairs) for pairs in (4, 8, 16, 32)}
+          for name, operator in (("softmax attention", attention.Attention), ("TSSA", tssa.TSSA))}
+torch.set_default_dtype(torch.float64)
+torch.set_num_threads(threads)
+final = {name: [sum(right[-30:]) / 30 for right in runs.values()] for name, runs in curves.items()}
+
+# %% tags=["hide-input"]
+# figure: learning to recall, and the share that is right at the end
+left, right = plots.row(2, 4.8, 3.8)
+smooth = {f"{name}, 32 pairs": torch.tensor(runs[32]).unfold(0, 20, 1).mean(-1) for name, runs in curves.items()}
+plots.lines(range(20, 301), smooth, hlines={"guessing": 1 / VALUES}, title="Learning to recall", xlabel="training step", ylabel="share of right answers", ax=left)
+fig = plots.lines([4, 8, 16, 32], final, xscale="log", markers=True, hlines={"guessing": 1 / VALUES}, title="After 300 steps",
+                  xlabel="pairs in the sequence", ylabel="share of right answers", ax=right)
+right.set_xticks([4, 8, 16, 32], [4, 8, 16, 32]), right.minorticks_off()
+show(fig, alt="Left: softmax attention learns to recall from 32 pairs within 200 steps, TSSA stays near the line of guessing. Right: over "
+              "the number of pairs softmax attention stays at one while TSSA starts there with 4 pairs and falls",
+     digest=f"with 32 pairs softmax attention is above 0.95: {final['softmax attention'][-1] > 0.95}, TSSA below 0.35: {final['TSSA'][-1] < 0.35}")
+
+# %% [markdown]
+# So: where a token must fetch something from one other token, by its content, TSSA is the wrong tool: what it fetches has to pass through
+# the $2d$ sums of (7.22), the same for whoever asks, and training does not widen them. Where tokens belong to a few groups and a group's
+# statistics say what matters, as patches of a picture
+# often do, it may be the right one. Mixed networks (a few layers of softmax attention among many cheap ones) are the
+# usual answer to a task that needs both.
+#
+# ## Takeaways
+#
+# - TSSA takes $2nd^2 + nd$ multiply–adds, softmax attention $4nd^2 + 2n^2d$: a factor of $2 + n/d$, never below two.
+# - Below $2d$ tokens even softmax attention spends most of its work on linear maps. TSSA always does.
+# - Linear time works because its statistics are sums: pieces merge exactly, and $2Kp + K$ numbers say it all.
+# - With the multiplications fixed, speed is passes over memory: square once, gate the output map instead of the tokens, copy
+#   nothing for layout, keep only tokens, projections and memberships for the backward pass.
+# - At a detector's stride 32 the saving is small; at stride 8 it is a factor of hundreds.
+# - The price: a token sees squares of the others, summed up, the same for all who ask. What it can look up has to pass through these $2d$
+#   sums, (7.22).
+
+# %% [markdown]
+# ## Going deeper
+#
+# Each item stands by itself.
+#
+# ### The rivals, counted
 #
 # $$
 # \begin{aligned}
@@ -183,90 +566,9 @@ for m in (5, 20, 60):
     print(f"chunks of {m:2} tokens: {((rival(x) - exact(x)).norm() / exact(x).norm()).item():.2f} off softmax attention")
 
 # %% [markdown]
-# TSSA does not approximate softmax attention. It is another operator, derived from another objective, and section 9.7
-# shows where that matters. Neither is linear time by itself a merit of the variational bound: the exact rate gradient
-# in the list costs hardly more multiply–adds. What the bound removes is the matrix inverse.
+# ### The same layer in few passes
 #
-# What does "linear" mean, precisely? That twice as many tokens cost twice as much. In the limit of many tokens:
-#
-# $$
-# \frac{\text{cost}(2n)}{\text{cost}(n)} \to 2 \quad \text{(linear)}, \qquad \frac{\text{cost}(2n)}{\text{cost}(n)} \to 4 \quad \text{(quadratic)} \tag{9.5}
-# $$
-#
-# *(9.5) Checked. Doubling the tokens, at a million tokens — this series*
-
-# %%
-many = 2 ** 20
-names = ["TSSA", "XCA", "chunked, 64", "softmax (SDPA)", "CRATE's MSSA"]
-growth = torch.tensor([counted(name, 2 * many, 128) / counted(name, many, 128) for name in names])
-check("9.5", growth, torch.tensor([2.0, 2.0, 2.0, 4.0, 4.0]), ", ".join(names), LIMIT)
-
-# %%
-ns = [2 ** i for i in range(5, 17)]
-share = {name: [1 - linear * n * 128 ** 2 / counted(name, n, 128) for n in ns] for name, linear in
-         (("softmax (SDPA)", 4), ("chunked, 64", 4), ("XCA", 4), ("TSSA", 2))}
-show(plots.lines(ns, share, xscale="log", markers=True, vlines={"n = 2d": 256}, title="What is not a linear map, at width 128",
-                 xlabel="tokens n", ylabel="share of the multiply–adds"),
-     alt="Softmax attention's share of work outside the linear maps rises from near zero to one, crossing one half at "
-         "256 tokens; chunked attention levels off at a fifth, XCA stays at a ninth, TSSA at nearly zero",
-     digest=f"softmax attention at 256 tokens {share['softmax (SDPA)'][3]:.2f}, at 65,536 {share['softmax (SDPA)'][-1]:.2f}; TSSA {share['TSSA'][-1]:.3f}")
-
-# %% [markdown]
-# For TSSA practically everything is in the two linear maps. They are not part of the "attention" at all, and nothing
-# that is done to the attention can make them cheaper. Keep this in mind when a paper quotes the complexity of an
-# operator without its projections.
-#
-# ## 9.3 Why linear is enough: the statistics add up
-#
-# What does a token need to know of the others? For TSSA, sums over tokens, in two rounds: first the sums of squares by which (7.2) divides;
-# then, once these give Π, the second moments $s_k$ and the masses $n_k$. So the tokens may come in any order and in any number of pieces,
-# and nobody needs to meet anybody.
-#
-# $$
-# s_k = \frac{n_k^{(a)} s_k^{(a)} + n_k^{(b)} s_k^{(b)}}{n_k^{(a)} + n_k^{(b)}} \tag{9.6}
-# $$
-#
-# *(9.6) Checked. Statistics of two pieces (a) and (b) merge exactly — this series · `tssa.second_moments`*
-
-# %%
-w, Pi = torch.randn(5, 2, 600, 32), torch.randn(5, 2, 600).softmax(1)      # over the two groups; five draws
-(wa, wb), (Pa, Pb) = w.split([200, 400], -2), Pi.split([200, 400], -1)
-sa, sb = tssa.second_moments(wa, Pa, 0.0), tssa.second_moments(wb, Pb, 0.0)
-na, nb = Pa.sum(-1, keepdim=True), Pb.sum(-1, keepdim=True)
-check("9.6", tssa.second_moments(w, Pi, 0.0), (na * sa + nb * sb) / (na + nb), "600 tokens in two pieces, five draws")
-
-# %% [markdown]
-# Between pieces only $2Kp + K$ numbers are carried, whatever $n$ is: $Kp$ sums of squares, then $Kp$ second moments and $K$ masses. Softmax
-# attention has no such summary: which tokens
-# matter to a token depends on the token that asks.
-#
-# **Exercise 9.3.** Two workers hold a piece each. Merge what they send: masses `n_a`, `n_b` and moments `s_a`, `s_b`.
-
-# %%
-def answer_9_3(n_a, s_a, n_b, s_b):
-    return ...  # your turn: the second moments of both pieces together
-
-exercise("9.3", answer_9_3)
-
-# %% [markdown]
-# <details><summary>Solution</summary>
-#
-# ```python
-# def answer_9_3(n_a, s_a, n_b, s_b):
-#     return (n_a * s_a + n_b * s_b) / (n_a + n_b)
-# ```
-#
-# A mean of means, weighted by mass: equation (9.6).
-#
-# </details>
-
-# %% [markdown]
-# ## 9.4 The same layer, faster
-#
-# Multiplications are not time. Between the two linear maps the published layer squares, normalises, sums, divides and
-# multiplies, one operation after the other, and each reads all $nd$ numbers from memory and writes as many back. None of
-# these *passes* is counted in (9.1), and together they take about as long as the linear maps. So the way to a fast layer
-# is to make fewer passes. Two identities save most of them. First, the gates need one fraction only:
+# Two identities save most of the passes over memory (section 9.4). First, the gates need one fraction only:
 #
 # $$
 # D_k = \frac{c}{1 + c\, s_k} = \frac{c\, n_k}{n_k + c \sum_j \pi_{jk}\, w_{kj}^2} \tag{9.7}
@@ -283,7 +585,8 @@ exercise("9.3", answer_9_3)
 #
 # *(9.8) Checked. The gates move from the tokens into the output map — this series · `fast.fast_tssa`*
 
-# %%
+# %% tags=["hide-input"]
+# checks of (9.7) and (9.8): gates of one fraction, gates moved into the output map
 sums, mass = (Pi[..., None] * w ** 2).sum(-2), Pi.sum(-1, keepdim=True)    # (5, K, p), (5, K, 1)
 D = tssa.gates(tssa.second_moments(w, Pi, 0.0), 3.0)
 check("9.7", D, 3 * mass / (mass + 3 * sums), "c = 3, five draws")
@@ -334,7 +637,8 @@ agree(my_batch, tssa.fast_tssa, x, torch.ones(4, 1), W, None, O, mass=0.0)
 #
 # *(9.9) Checked. The tokens, their projections, the memberships and the statistics — this series · `cost.kept_bytes`*
 
-# %%
+# %% tags=["hide-input"]
+# check of (9.9): numbers kept for the backward pass
 kept = []
 for n, d, K in ((400, 128, 4), (1600, 128, 4), (700, 96, 3)):
     layer, x = tssa.TSSA(d, K), torch.randn(1, n, d, requires_grad=True)
@@ -359,280 +663,6 @@ def step_by_step(w, temp):
 agree(step_by_step, tssa.token_update, w, temp, mass=0.0)
 
 # %% [markdown]
-# ## 9.5 Measured
-#
-# `python -m experiments.linear_time` measures all of this: every layer at every size in turns (so that all see the same machine),
-# medians of repeats, with versions, threads and the load of the machine written down. What you see here is read from the
-# committed run; run the command to get yours. Two references frame the numbers. **Published** is the published
-# order of operations, one by one. **Floor** is the two linear maps alone. **Overhead** is the time above the floor, as a share of the
-# published layer's: (fast − floor)/(published − floor), so 1 is as slow as published and 0 costs nothing. The goals were set before
-# measuring. A negative share is a layer timed below the floor: on a shared machine single cells are that uncertain.
-
-# %%
-print(f"{run['cpu']}, {run['threads']} threads, PyTorch {run['torch']}, load {run['load']:.1f} before and {run['load_end']:.1f} after")
-display(Markdown(results.markdown(run)))
-
-# %%
-found = results.targets(run)
-kept_goal = next(t for t in found if "kept" in t["goal"])
-rows = {(r["dim"], r["N"], r["pass"]): r for r in results.overheads(run)}
-show(results.curves(run),
-     alt="Left: time over the number of tokens for ten operators on logarithmic axes, where softmax attention and MSSA rise "
-         "twice as steeply as the rest and TSSA lies lowest or near it. Right: overhead of the fast layer as a share of the published one's",
-     digest=f"{sum(t['met'] is True for t in found)} of {sum(t['met'] is not None for t in found)} goals met; activations kept {kept_goal['measured']:.2f} of the published")
-
-# %% [markdown]
-# Where is the crossover, the number of tokens from which TSSA is faster than softmax attention? PyTorch's softmax
-# attention is as good as such code gets: it never stores the $n \times n$ matrix.
-
-# %%
-for n in (400, 1600, 6400, 25600):
-    r = rows.get((128, n, "forward"))
-    if r and r["softmax_over_fast"]:
-        print(f"{n:6} tokens: softmax attention takes {r['softmax_over_fast']:.1f} times as long, multiply–adds {2 + n / 128:.1f} times as many")
-
-# %% [markdown]
-# Compare the two factors: where they differ, one of the operators uses the machine better, which section 9.6 looks at. By (9.3) there
-# should be no crossover at all, since the factor starts above two. Your own machine will tell the same story with other
-# numbers; here is a short live run at 1,600 tokens, in float32 on one thread.
-
-# %%
-torch.set_default_dtype(torch.float32)
-x, layers = torch.randn(1, 1600, 128), {"TSSA": tssa.TSSA(128, 4), "softmax attention": attention.Attention(128, 4)}
-threads = torch.get_num_threads()
-torch.set_num_threads(1)                                                   # two threads wait for each other on a busy machine
-live = cost.interleaved({name: cost.forward(f, x) for name, f in layers.items()}, budget=2.0, most=20)
-torch.set_num_threads(threads)
-torch.set_default_dtype(torch.float64)
-for name, t in live.items():
-    print(f"{name}: {1e3 * t['median']:.2f} ms")
-print("TSSA is faster:", live["TSSA"]["low"] < live["softmax attention"]["low"])
-
-# %% [markdown]
-# Memory tells the same story, and it can be counted exactly. The left picture has the largest tensor that an operator makes on
-# the way, the right one what it keeps for the backward pass.
-
-# %%
-def curve(what):
-    found = {}
-    for cell in run["rivals"]:
-        for name, c in cell["counts"].items():
-            if c[what]:
-                found.setdefault(name, ([], []))[0].append(cell["N"])
-                found[name][1].append(c[what] / 2 ** 20)
-    return {name: found[name] for name in results.ORDER if name in found}
-
-# %%
-left, right = plots.row(2, 5.6, 4.6)
-plots.lines(None, curve("largest"), xscale="log", yscale="log", markers=True, ax=left, title="Largest tensor, width 128, float32",
-            xlabel="tokens n", ylabel="MiB")
-fig = plots.lines(None, curve("kept"), xscale="log", yscale="log", markers=True, ax=right, title="Kept for the backward pass",
-                  xlabel="tokens n", ylabel="MiB")
-right.set_xticks((400, 1600, 6400), (400, 1600, 6400)), right.minorticks_off()
-last = {name: ys[-1] for name, (xs, ys) in curve("kept").items() if xs[-1] == 6400}
-show(fig, alt="Memory over tokens on logarithmic axes: softmax attention written out rises with slope two and leaves the rest "
-              "behind; the others rise with slope one, TSSA lowest in what it keeps",
-     digest=f"kept at 6,400 tokens: TSSA {last['TSSA']:.1f} MiB, softmax (SDPA) {last['softmax (SDPA)']:.1f} MiB" if last else "a quick run")
-
-# %% [markdown]
-# ## 9.6 The roofline, and what it means for a detector
-#
-# A processor has two limits: how many multiply–adds it can do in a second, and how many bytes it can fetch. Which one
-# binds depends on the *intensity* of an operator, its multiply–adds for each byte that its operations read and write.
-#
-# $$
-# \text{speed} \le \min\left(\text{peak},\; \text{bandwidth} \times \text{intensity}\right) \tag{9.10}
-# $$
-#
-# *(9.10) Definition. The roofline: a slope where memory binds, a ceiling where arithmetic does — Williams et al. 2009*
-#
-# **Predict:** TSSA has few multiply–adds and softmax attention has many. Which of them comes closer to the peak?
-#
-# <details><summary>Answer</summary>
-#
-# Softmax attention, but by little. In the fused form that never writes its weights to memory it has by far the higher intensity; yet both
-# lie to the right of the roof's corner, where more intensity buys nothing. "Uses the machine well" and "is fast" are different things: it
-# does many times the work at about the same rate, and finishes later.
-#
-# </details>
-
-# %%
-cell = next(c for c in run["rivals"] if c["N"] == 6400)
-intensity = {name: c["macs"] / c["moved"] for name, c in cell["counts"].items()}
-show(results.roofline(run),
-     alt="A roof that rises and then stays level, with ten operators below or near it: softmax attention far to the right, "
-         "softmax attention written out and the sliding window to the left, TSSA and the other linear operators in between",
-     digest=f"intensity of TSSA {intensity['TSSA']:.1f}, of softmax (SDPA) {intensity['softmax (SDPA)']:.0f}, written out {intensity['softmax, written out']:.1f}")
-
-# %% [markdown]
-# Bytes are counted as asked for, whether a cache serves them or the memory, so an operator that finds its numbers in the
-# cache may come out above the slope.
-#
-# Now a detector. It makes maps of a picture at strides 32, 16 and 8: a cell for every $32 \times 32$, $16 \times 16$ or
-# $8 \times 8$ pixels. A square picture with sides of $a$ pixels has $n = a^2/r^2$ tokens at stride $r$, so by (9.3):
-#
-# $$
-# \frac{\text{cost of softmax attention}}{\text{cost of TSSA}} \approx 2 + \frac{a^2}{r^2 d} \tag{9.11}
-# $$
-#
-# *(9.11) Checked. The factor grows with the area of the picture and with the inverse square of the stride — this series*
-
-# %%
-pixels, strides = torch.tensor([640, 1280, 1920]), torch.tensor([32, 16, 8])
-tokens = (pixels[None] // strides[:, None]) ** 2                            # (3, 3)
-factor = torch.tensor([[counted("softmax (SDPA)", n, 128) / (counted("TSSA", n, 128) - 128 * n) for n in row] for row in tokens.tolist()])
-check("9.11", factor, 2 + pixels ** 2 / (strides[:, None] ** 2 * 128), "counted, three sizes at three strides, width 128")
-
-# %%
-left, right = plots.row(2, 4.6, 3.2)
-plots.heat(tokens / 1000, title="Thousands of tokens", xlabel="side of the picture, pixels", ylabel="stride", numbers=True, ax=left)
-fig = plots.heat(factor, title="Softmax over TSSA, multiply–adds", xlabel="side of the picture, pixels", ylabel="stride", numbers=True, ax=right)
-for ax in (left, right):
-    ax.set_xticks(range(3), pixels.tolist()), ax.set_yticks(range(3), strides.tolist())
-show(fig, alt="Two tables of three strides by three picture sizes: tokens from 400 to 57,600, and the ratio of costs, which is largest "
-              "for the largest picture at the finest stride",
-     digest=f"factor {factor[0, 0]:.1f} at 640 pixels and stride 32, {factor[2, 2]:.0f} at 1,920 pixels and stride 8")
-
-# %% [markdown]
-# At stride 32, where YOLO11 has its attention, the factor is small, and the attention is one block of a whole network:
-# don't expect a faster detector from swapping it. At stride 8 softmax attention is out of the question and TSSA is not.
-# [Lesson 10](10_inside_yolo11.ipynb) puts it there.
-#
-# ## 9.7 When TSSA is the wrong tool
-#
-# What was given up? Look at what a token learns of the others. The logits, masses and second moments that reach it are
-# made of *squares* of the other tokens' projections. So, where the projection has no bias, the sign of every other
-# token is lost on it:
-#
-# $$
-# y_q(\pm z_1, \dots, \pm z_{q-1}, z_q, \pm z_{q+1}, \dots) = y_q(z_1, \dots, z_{q-1}, z_q, z_{q+1}, \dots) \tag{9.12}
-# $$
-#
-# *(9.12) Checked. A token's output does not notice if other tokens change their sign — this series*
-
-# %%
-layer, x = tssa.TSSA(32, 4, temp=20.0), torch.randn(20, 12, 32)
-signs = torch.randint(2, (20, 12, 1)) * 2.0 - 1
-signs[:, 0] = 1                                                            # the token that asks stays
-check("9.12", layer(signs * x)[:, 0], layer(x)[:, 0], "twenty draws of twelve tokens, random signs")
-softmax = attention.Attention(32, 4)
-print("softmax attention notices:", bool((softmax(signs * x)[:, 0] - softmax(x)[:, 0]).abs().max() > 0.01))
-
-# %% [markdown]
-# More than that: whatever happens elsewhere reaches a token as $d$ second moments, $d$ sums and $K$ masses, the same for
-# all tokens. Nothing in them depends on who is asking. Softmax attention, on the contrary, can look one token up:
-# the sharper its weights (the larger $\theta$), the closer the answer is to the value that belongs to the best key.
-#
-# $$
-# \sum_j \frac{e^{\theta\, q^\top a_j}}{\sum_l e^{\theta\, q^\top a_l}}\, v_j \;\to\; v_i, \qquad i = \arg\max_j\, q^\top a_j \qquad (\theta \to \infty) \tag{9.13}
-# $$
-#
-# *(9.13) Checked. A query q over keys a and values v: softmax attention is a soft table look-up — Vaswani et al. 2017*
-
-# %%
-q, a, v = torch.randn(50, 16), torch.nn.functional.normalize(torch.randn(50, 9, 16), dim=-1), torch.randn(50, 9, 4)
-match = torch.einsum("bi,bji->bj", q, a)                                   # fifty queries, nine keys each
-answer = torch.einsum("bj,bji->bi", (1e6 * match).softmax(-1), v)          # over the keys
-check("9.13", answer, v[torch.arange(50), match.argmax(-1)], "fifty look-ups at θ = 1,000,000", LIMIT)
-
-# %% [markdown]
-# *Associative recall* makes a task of that. A sequence holds pairs "key, value", each key once; a
-# last token names a key; the network has to say its value. The values are drawn anew each time, so there is nothing to
-# memorise: the answer must be fetched. One token is one pair, key and value as one-hot vectors.
-
-# %%
-VALUES = 8
-
-def recall(batch, pairs):
-    """Sequences (batch, pairs + 1, pairs + VALUES + 1) and the value (batch,) of the key that the last token names."""
-    values, asked = torch.randint(VALUES, (batch, pairs)), torch.randint(pairs, (batch,))
-    x = torch.zeros(batch, pairs + 1, pairs + VALUES + 1)
-    x[:, :pairs, :pairs] = torch.eye(pairs)                                # the keys, in any order: neither layer knows places
-    x[:, :pairs, pairs:-1] = torch.nn.functional.one_hot(values, VALUES).to(x)
-    x[:, pairs, :pairs] = torch.eye(pairs)[asked]
-    x[:, pairs, -1] = 1                                                    # "this is a question"
-    return x, values.gather(1, asked[:, None])[:, 0]
-
-# %% [markdown]
-# The networks are the same but for the operator: an embedding, one attention layer and one MLP with their residuals, and a
-# classifier that reads the last token.
-
-# %%
-class Recall(torch.nn.Module):
-    def __init__(self, operator, pairs, dim=32):
-        super().__init__()
-        self.embed, self.operator = torch.nn.Linear(pairs + VALUES + 1, dim), operator(dim, 4)
-        self.norm, self.head = torch.nn.LayerNorm(dim), torch.nn.Linear(dim, VALUES)
-        self.mlp = torch.nn.Sequential(torch.nn.LayerNorm(dim), torch.nn.Linear(dim, 128), torch.nn.GELU(), torch.nn.Linear(128, dim))
-
-    def forward(self, x):
-        x = self.embed(x)
-        x = x + self.operator(self.norm(x))
-        return self.head((x + self.mlp(x))[:, -1])
-
-# %%
-def train(operator, pairs, steps=300):
-    torch.manual_seed(0)
-    net = Recall(operator, pairs)
-    optimizer = torch.optim.AdamW(net.parameters(), 1e-2)
-    schedule, right = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=steps), []
-    for _ in range(steps):
-        x, y = recall(128, pairs)
-        logits = net(x)
-        torch.nn.functional.cross_entropy(logits, y).backward()
-        optimizer.step(), schedule.step(), optimizer.zero_grad()
-        right.append((logits.argmax(-1) == y).double().mean().item())
-    return right
-
-# %% [markdown]
-# **Predict:** guessing is right one time in eight. How will the two do with 4, 8, 16 and 32 pairs?
-#
-# <details><summary>Answer</summary>
-#
-# Softmax attention gets practically all right, whatever the number. TSSA can do it with 4 pairs: the table then has
-# $4 \cdot 8 = 32$ places, one for each of its $d = 32$ second moments, and a large second moment can say "this key has this value". With
-# more pairs the table outgrows them, and in 300 steps it falls towards guessing.
-#
-# </details>
-
-# %%
-torch.set_default_dtype(torch.float32)
-torch.set_num_threads(1)                                                   # tensors this small are not worth sharing
-curves = {name: {pairs: train(operator, pairs) for pairs in (4, 8, 16, 32)}
-          for name, operator in (("softmax attention", attention.Attention), ("TSSA", tssa.TSSA))}
-torch.set_default_dtype(torch.float64)
-torch.set_num_threads(threads)
-final = {name: [sum(right[-30:]) / 30 for right in runs.values()] for name, runs in curves.items()}
-
-# %%
-left, right = plots.row(2, 4.8, 3.8)
-smooth = {f"{name}, 32 pairs": torch.tensor(runs[32]).unfold(0, 20, 1).mean(-1) for name, runs in curves.items()}
-plots.lines(range(20, 301), smooth, hlines={"guessing": 1 / VALUES}, title="Learning to recall", xlabel="training step", ylabel="share of right answers", ax=left)
-fig = plots.lines([4, 8, 16, 32], final, xscale="log", markers=True, hlines={"guessing": 1 / VALUES}, title="After 300 steps",
-                  xlabel="pairs in the sequence", ylabel="share of right answers", ax=right)
-right.set_xticks([4, 8, 16, 32], [4, 8, 16, 32]), right.minorticks_off()
-show(fig, alt="Left: softmax attention learns to recall from 32 pairs within 200 steps, TSSA stays near the line of guessing. Right: over "
-              "the number of pairs softmax attention stays at one while TSSA starts there with 4 pairs and falls",
-     digest=f"with 32 pairs softmax attention is above 0.95: {final['softmax attention'][-1] > 0.95}, TSSA below 0.35: {final['TSSA'][-1] < 0.35}")
-
-# %% [markdown]
-# So: where a token must fetch something from one other token, by its content, TSSA is the wrong tool: what it fetches has to pass through
-# the $2d$ sums of (7.22), the same for whoever asks, and training does not widen them. Where tokens belong to a few groups and a group's
-# statistics say what matters, as patches of a picture
-# often do, it may be the right one. Mixed networks (a few layers of softmax attention among many cheap ones) are the
-# usual answer to a task that needs both.
-#
-# ## Takeaways
-#
-# - TSSA takes $2nd^2 + nd$ multiply–adds, softmax attention $4nd^2 + 2n^2d$: a factor of $2 + n/d$, never below two.
-# - Below $2d$ tokens even softmax attention spends most of its work on linear maps. TSSA always does.
-# - Linear time works because its statistics are sums: pieces merge exactly, and $2Kp + K$ numbers say it all.
-# - With the multiplications fixed, speed is passes over memory: square once, gate the output map instead of the tokens, copy
-#   nothing for layout, keep only tokens, projections and memberships for the backward pass.
-# - At a detector's stride 32 the saving is small; at stride 8 it decides whether attention is possible.
-# - The price: a token sees squares of the others, summed up, the same for all who ask. What it can look up has to pass through these $2d$
-#   sums, (7.22).
-#
 # ## Sources
 #
 # - Z. Wu et al.: *Token Statistics Transformer*, 2024: the operator and the published layer that is the reference here.

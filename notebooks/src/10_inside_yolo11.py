@@ -5,7 +5,7 @@
 #
 # YOLO11 is a detector made of convolutions, with one exception: a single block of softmax attention, at the coarsest
 # of its maps. This lesson walks through the network by the shapes of its tensors, opens that block, and puts Token
-# Statistics Self-Attention into it. Then it does what softmax attention can't afford: attention on the finer maps,
+# Statistics Self-Attention into it. Then it goes where softmax attention gets expensive: to the finer maps,
 # where the small objects are.
 #
 # **After this you can**
@@ -14,11 +14,14 @@
 # - explain the `KeyError` that custom blocks run into, and register a block without editing an installed package
 # - say which pretrained weights have a place in TSSA, and what is lost
 # - count what attention costs at strides 32, 16 and 8 for any picture size, and compare with what was measured
-# - read a fair trial: equal everything else, seeds in pairs, an interval for every difference, and a question asked twice
+# - say what one head means for memberships, and what a fair trial at small scale could and could not see
+#
+# **You should be able to answer:** Why does a wrapper around one function register a block for every verb? What is lost when softmax attention
+# becomes TSSA, and what is kept? What does softmax attention at stride 8 cost, and which part of that is only the way of writing it?
 #
 # **Before this:** [lesson 7](07_the_layer.ipynb) (the layer), [lesson 9](09_linear_time.ipynb) (its cost). Convolutions.
 #
-# **Time:** about 50 minutes to read, 40 seconds to run on two CPU cores.
+# **Time:** about 43 minutes to read, 60 seconds to run on two CPU cores; with Going deeper about 31 minutes more.
 
 # %%
 import copy
@@ -51,7 +54,8 @@ stock = build("yolo11n.yaml")
 picture = torch.tensor(photos.sample("bus", 640) / 255).permute(2, 0, 1)[None]          # (1, 3, 640, 480)
 picture = torch.nn.functional.pad(picture, (80, 80), value=0.447)                       # YOLO's grey, to a square
 
-# %%
+# %% tags=["hide-input"]
+# the shape of what leaves every row
 def shapes(model, x):
     """(row, block, shape of what leaves it) for every row but the last."""
     seen = []
@@ -79,7 +83,8 @@ for row, name, (channels, height, width) in shapes(stock, picture):
 #
 # Both sides are multiples of 32; YOLO pads the picture until they are.
 
-# %%
+# %% tags=["hide-input"]
+# check of (10.1): cells of three maps at three sizes
 at = {"P3": 4, "P4": 6, "P5": 10}                                          # the last row of each level
 found, formula = [], []
 for a, b in [(64, 64), (96, 160), (320, 256)]:
@@ -93,20 +98,20 @@ for side in (640, 1280, 1920):
     print(f"{side:4} px:", ", ".join(f"{level} {(side // m) ** 2:6,} tokens" for level, m in zip(at, (8, 16, 32))))
 
 # %% [markdown]
-# **Exercise 10.1.** A photograph is `height` × `width` pixels. YOLO shrinks it (never enlarges it here) until its longer
+# **Exercise 10a.** A photograph is `height` × `width` pixels. YOLO shrinks it (never enlarges it here) until its longer
 # side is `size`, rounds both sides to whole pixels, and pads each up to a multiple of 32. How many tokens does the attention at P5 see?
 
 # %%
-def answer_10_1(height, width, size):
+def answer_10a(height, width, size):
     return ...  # your turn
 
-exercise("10.1", answer_10_1)
+exercise("10a", answer_10a)
 
 # %% [markdown]
 # <details><summary>Solution</summary>
 #
 # ```python
-# def answer_10_1(height, width, size):
+# def answer_10a(height, width, size):
 #     scale = min(1, size / max(height, width))
 #     rows, columns = (math.ceil(round(side * scale) / 32) for side in (height, width))
 #     return rows * columns
@@ -138,7 +143,8 @@ exercise("10.1", answer_10_1)
 # statistics, so that the numbers below are of the size that they have in use. **The weights are random all the same**: what
 # follows shows what is computed, not what a trained detector looks at. Lesson 11 trains one and looks.
 
-# %%
+# %% tags=["hide-input"]
+# batch norms that have seen the pictures
 def settle(model, *pictures):
     """Batch norms that know the mean and variance of these pictures; no weight is changed."""
     norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
@@ -149,7 +155,8 @@ def settle(model, *pictures):
         [model.train()(p) for p in pictures]
     return model.eval()
 
-# %%
+# %% tags=["hide-input"]
+# catch the map that enters row 10
 china = torch.tensor(photos.sample("china", 640)[:416] / 255).permute(2, 0, 1)[None]    # (1, 3, 416, 640)
 settle(stock, picture, china)
 with torch.no_grad():
@@ -194,7 +201,8 @@ with torch.no_grad():
     weights = (q.mT @ k / half ** 0.5).softmax(-1)                         # (K, n, n), over the tokens looked at
 print(f"{K} heads, {p} wide; queries and keys {half}; weights", tuple(weights.shape))
 
-# %%
+# %% tags=["hide-input"]
+# check of (10.3): the formula, against Ultralytics' layer
 with torch.no_grad():
     mixed = (weights @ v.mT).mT.reshape(b.shape)                           # (1, 128, 20, 20)
     check("10.3", attn.proj(mixed + attn.pe(v.reshape(b.shape))), attn(b), "the formula, against Ultralytics' Attention")
@@ -219,7 +227,8 @@ with torch.no_grad():
     energy = w ** 2 / (w ** 2).sum(1, keepdim=True)                        # as published: divided by the sum over tokens
     Pi = (layer.temp * energy.sum(-1)).softmax(0)                          # (K, n), over the heads
 
-# %%
+# %% tags=["hide-input"]
+# check of (10.4): loops over tokens and heads, against the layer
 with torch.no_grad():
     s = torch.stack([sum(Pi[k, j] * w[k, j] ** 2 for j in range(400)) / Pi[k].sum() for k in range(K)])
     y = -Pi[..., None] * w / (1 + s[:, None])                              # (K, n, p)
@@ -242,25 +251,31 @@ with torch.no_grad():
 #
 # </details>
 
-# %%
-token = 10 * 20 + 7                                                        # row 10, column 7 of the 20 × 20 map: on the bus
-seen = weights[0, token].reshape(20, 20)
-shown = picture[0].permute(1, 2, 0).numpy()
-fig = plots.pictures([shown, seen * 400, Pi[0].reshape(20, 20) * K], unit="times uniform", columns=3,
-                     titles=["what YOLO sees", "softmax: weights of one token", "TSSA: Π of head 1"])
-show(fig, alt="A bus with people before it; the weights with which one token looks at all others, spread irregularly over "
-              "the picture; and the membership map of the first head, nearly uniform",
-     digest=f"weights {320_000:,}, moments {s.numel()}; Π of head 1 within {100 * (Pi[0] * K - 1).abs().max():.0f} % of uniform")
+# %% tags=["hide-input"]
+# figure: the weights of two tokens, and the memberships of both heads
+places = {"a": (10, 7), "b": (3, 14)}                                      # row and column in the 20 × 20 map: on the bus, on the wall
+shown = picture[0].permute(1, 2, 0).clone()                                # (640, 640, 3)
+for row, column in places.values():
+    rows, columns = slice(32 * row, 32 * row + 32), slice(32 * column, 32 * column + 32)
+    shown[rows, columns] = shown[rows, columns] * 0.3 + torch.tensor([0.7, 0.25, 0.0])
+maps = [400 * weights[0, 20 * row + column].reshape(20, 20) for row, column in places.values()]
+fig = plots.pictures([shown.numpy(), *maps, *(K * Pi.reshape(K, 20, 20))], unit="times uniform", columns=5, size=2.4, vmin=0, vmax=4,
+                     titles=["what YOLO sees, tokens a, b", "softmax: weights of a", "softmax: weights of b", "TSSA: Π of head 1", "TSSA: Π of head 2"])
+show(fig, alt="A bus with two tokens marked. The weights of softmax attention are a map for each token, spread irregularly, and differ between the "
+              "two tokens. The membership maps of the two TSSA heads are one plain colour",
+     digest=f"weights {weights.numel():,} in all; Π of both heads within {100 * (Pi * K - 1).abs().max():.0f} % of uniform")
 
-# %%
-left, right = plots.row(2, 4.8)
-plots.heat(400 * weights[0], title="softmax attention, head 1", xlabel="token looked at", ylabel="token that looks", unit="times uniform",
-           vmin=0, vmax=5, ax=left)
-fig = plots.heat(s, title="TSSA, all of its second moments", xlabel="coordinate of the head", ylabel="head", unit="s", ax=right)
-right.set_yticks([0, 1], ["1", "2"])
-show(fig, alt="Left a 400 by 400 matrix of weights with a fine texture, some many times the uniform weight. Right two rows of 64 "
-              "numbers of varying brightness",
-     digest=f"{weights[0].numel():,} numbers against {s.numel()}; moments from {s.min():.1f} to {s.max():.1f}")
+# %% tags=["hide-input"]
+# figure: all that mixes the tokens, in both layers
+left, right = plots.row(2, 5.2, 4.2)
+plots.heat(400 * weights[0], title=f"softmax, head 1: {weights[0].numel():,} weights", xlabel="token looked at", ylabel="token that looks",
+           unit="times uniform", vmin=0, vmax=4, ax=left)
+D = 1 / (1 + s).sort(-1).values                                            # (K, p), falling
+fig = plots.lines(range(1, p + 1), {f"head {k + 1}": D[k] for k in range(K)}, title=f"TSSA, all heads: {D.numel()} gates",
+                  xlabel="coordinate of the head, by size", ylabel="gate D", ax=right)
+right.set_ylim(0, 1)
+show(fig, alt="Left a 400 by 400 matrix of weights with a fine texture. Right two falling curves of 64 gates each, between zero and one",
+     digest=f"{weights[0].numel():,} numbers against {D.numel()}; gates from {D.min():.2f} to {D.max():.2f}")
 
 # %% [markdown]
 # Two honest remarks. First, with random weights neither picture means anything about buses. Second, the membership map is
@@ -333,7 +348,8 @@ def parse_with_ours(plan, channels, verbose=False):
 # `i` and `f` are the row's number and where it reads from; the model's forward pass needs both. Does it build what the library builds,
 # at every scale?
 
-# %%
+# %% tags=["hide-input"]
+# parameters of every row, at five scales, against the library
 def sizes(parser, scale):
     layers, _ = parser({**copy.deepcopy(plan), "scale": scale}, 3, False)
     return [sum(q.numel() for q in layer.parameters()) for layer in layers]
@@ -343,20 +359,8 @@ for scale in "nsmlx":
     print(f"scale {scale}: {sum(sizes(tasks.parse_model, scale)):,} parameters, every row as in the library: {same}")
 
 # %% [markdown]
-# The library's version (`yolo.register`, which importing `tssa_lib.yolo` calls) adds what daily use asks for. It builds our block
-# under a *forked* random generator, so that all other layers start with the same numbers as stock YOLO11 from the same seed. It adds
-# a callback that does nothing: with several GPUs Ultralytics starts worker processes and pickles its callbacks for them. A function of a
-# module is pickled as a name, so each worker has to import our file, and is registered. It puts our classes on PyTorch's list of classes
-# that a checkpoint may hold. And it
-# answers a name that nobody knows with the names that are known:
-
-# %%
-typo = copy.deepcopy(plan)
-typo["backbone"][10][2] = "C2TSA"
-try:
-    tasks.DetectionModel(typo, verbose=False)
-except ValueError as error:
-    print(str(error)[:150], "…")
+# The library's version is `yolo.register`; importing `tssa_lib.yolo` calls it. What it adds for daily use, from random generators to several GPUs: [Going
+# deeper](#What-the-library's-registration-adds).
 
 # %% [markdown]
 # ## 10.7 What it costs, by scale
@@ -364,7 +368,8 @@ except ValueError as error:
 # Parameters first. The plan has five scales. Counting needs no weights: `cost.count` runs the model on PyTorch's *meta* device, where
 # tensors have a shape and no content. One MAC is one multiply–add; two FLOPs.
 
-# %%
+# %% tags=["hide-input"]
+# parameters and multiply–adds, by scale
 rows = {}
 for scale in "nsm":
     for kind, name in (("softmax", f"yolo11{scale}.yaml"), ("TSSA", f"yolo11{scale}-tssa.yaml")):
@@ -376,16 +381,7 @@ for (scale, kind), (parameters, need) in rows.items():
           f"{100 * need.attention_macs / need.macs:.1f} % of them in the attention")
 
 # %% [markdown]
-# And in processor time, in turns, at 320 px, the least of five runs, which depends least on what else the machine does (your figures will differ):
-
-# %%
-for scale in "nsm":
-    took = cost.seconds([f"yolo11{scale}.yaml", f"yolo11{scale}-tssa.yaml"], 320, budget=2, most=5)
-    least = [min(processor for _, processor in runs) for runs in took.values()]
-    print(f"{scale}  softmax {1e3 * least[0]:.0f} ms, TSSA {1e3 * least[1]:.0f} ms")
-
-# %% [markdown]
-# At 640 px the attention is 1.6 % of the work at scale n and 0.4 % at m, so the swap can't change much: about one percent of the operations
+# (Seconds at 320 px, on this machine: [Going deeper](#Seconds-by-scale).) At 640 px the attention is 1.6 % of the work at scale n and 0.4 % at m, so the swap can't change much: about one percent of the operations
 # at scale n, less at the larger scales, and
 # less than one percent of the parameters. Whoever promises a much lighter YOLO11 from this swap alone has not counted. For one attention, with $n$ tokens and
 # $d$ channels, Ultralytics' layer needs
@@ -405,7 +401,8 @@ for scale in "nsm":
 #
 # *(10.6) Checked. One projection, the output map, the 3 × 3 convolution: linear in n — this series*
 
-# %%
+# %% tags=["hide-input"]
+# multiply–adds of one module, by PyTorch's counter
 from torch.utils.flop_counter import FlopCounterMode
 
 def macs(module, n, d, convolutions_only=False):
@@ -415,7 +412,8 @@ def macs(module, n, d, convolutions_only=False):
     counts = counter.get_flop_counts()["Global"]
     return sum(f for op, f in counts.items() if "conv" in str(op) or not convolutions_only) / 2
 
-# %%
+# %% tags=["hide-input"]
+# checks of (10.5) and (10.6)
 tried = [(16, 64), (400, 128), (1600, 128), (400, 256)]                    # n, d; heads 64 wide
 kinds = type(attn), yolo.TSSAttention
 psa, ts = ([kind(d, num_heads=d // 64).to("meta").eval() for _, d in tried] for kind in kinds)
@@ -425,20 +423,20 @@ check("10.6", torch.tensor([macs(m, *nd, convolutions_only=True) for m, nd in zi
       torch.tensor([2.0 * n * d * d + 9 * n * d for n, d in tried]), "PyTorch's counter, four sizes")
 
 # %% [markdown]
-# **Exercise 10.2.** From how many tokens on is the part of softmax attention that grows with $n^2$ larger than *all* convolutions of TSSA?
+# **Exercise 10b.** From how many tokens on is the part of softmax attention that grows with $n^2$ larger than *all* convolutions of TSSA?
 # A function of $d$.
 
 # %%
-def answer_10_2(d):
+def answer_10b(d):
     return ...  # your turn
 
-exercise("10.2", answer_10_2)
+exercise("10b", answer_10b)
 
 # %% [markdown]
 # <details><summary>Solution</summary>
 #
 # ```python
-# def answer_10_2(d):
+# def answer_10b(d):
 #     return (2 * d + 9) * 2 / 3
 # ```
 #
@@ -468,20 +466,20 @@ print("without a counterpart:", *carried.fresh)
 check("10.7", carried.parameters_of - carried.parameters, layer.dim * (layer.dim + 2), "what `yolo.load` counts, against the formula")
 
 # %% [markdown]
-# **Exercise 10.3.** Return the numbers of the *value* rows in the projection of a softmax attention with `heads` heads that are
+# **Exercise 10c.** Return the numbers of the *value* rows in the projection of a softmax attention with `heads` heads that are
 # `p` wide (queries and keys half as wide), as a list. Head 1 comes first with its queries, keys and values, then head 2.
 
 # %%
-def answer_10_3(heads, p):
+def answer_10c(heads, p):
     return ...  # your turn: [first value row, …]
 
-exercise("10.3", answer_10_3)
+exercise("10c", answer_10c)
 
 # %% [markdown]
 # <details><summary>Solution</summary>
 #
 # ```python
-# def answer_10_3(heads, p):
+# def answer_10c(heads, p):
 #     return [head * 2 * p + p + i for head in range(heads) for i in range(p)]
 # ```
 #
@@ -491,6 +489,217 @@ exercise("10.3", answer_10_3)
 # </details>
 
 # %% [markdown]
+# Having a place is not the same as working there: what arrives at `proj` is now another function, of another size ([Going
+# deeper](#What-the-carried-block-computes)). The carried model is a starting point. It must be trained on.
+
+# %% [markdown]
+# ## 10.9 At P4 and P3
+#
+# Why does YOLO11 use attention only at P5? Count the weights. At P3 a 640 px picture has 6,400 tokens, so one head's weights are 41 million numbers; at
+# 1,280 px 655 million. TSSA has no such table. `yolo.with_attention` writes plans with a block of attention behind the last row of a level; by name,
+# `yolo11n-tssa-p4p5.yaml` or, with softmax attention, `yolo11n-psa-p3p4p5.yaml`. The rows that follow move by one, and so do the references to them.
+#
+# How many heads are there? With **one head** the softmax over heads is of a single number. Then $\Pi = 1$ for every token, the temperature has no gradient,
+# and TSSA is a gate for each channel, the same for all tokens. The narrow maps P4 and P3 of scale n have 64 channels in the block, one head of the usual
+# width. So the plans that go by name take the widest heads of which there are at least **two** at every place:
+
+# %%
+for places in (("P5",), ("P4", "P5"), ("P3", "P4", "P5")):
+    found = [i for i, row in enumerate(yolo.with_attention(places)["backbone"]) if row[2] == "C2TSSA"]
+    blocks = [m for m in yolo.YOLO(f"yolo11n-tssa-{''.join(places).lower()}.yaml").model.modules() if isinstance(m, yolo.TSSAttention)]
+    print(f"{'+'.join(places):9} attention in rows {found}; heads × width", ", ".join(f"{m.num_heads} × {m.dim // m.num_heads}" for m in blocks))
+
+# %% [markdown]
+# **Exercise 10d.** How many MiB does the table of softmax weights take in float32, for a square picture of `side` pixels, at `stride`, with `heads` heads?
+
+# %%
+def answer_10d(side, stride, heads):
+    return ...  # your turn
+
+exercise("10d", answer_10d)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def answer_10d(side, stride, heads):
+#     n = (side // stride) ** 2
+#     return heads * n ** 2 * 4 / 2 ** 20
+# ```
+#
+# At 1,920 px, stride 8 and one head: 12,656 MiB, and Ultralytics' layer holds two of them for a moment, before and after the softmax.
+#
+# </details>
+
+# %% [markdown]
+# But is that table needed? Only where (10.3) is *written out*, as Ultralytics does it: all weights, then the softmax, then the sums.
+# `scaled_dot_product_attention` (SDPA) gives the same output in pieces. With it, the block never holds the table:
+
+# %%
+class Fused(type(attn)):
+    """Ultralytics' Attention, its weights never written down."""
+    def forward(self, x):
+        heads = self.qkv(x).flatten(2).unflatten(1, (self.num_heads, -1)).mT                   # (B, K, n, 2p)
+        q, k, v = heads.split([self.key_dim, self.key_dim, self.head_dim], dim=-1)
+        y = torch.nn.functional.scaled_dot_product_attention(q, k, v)                          # (B, K, n, p)
+        image = lambda w: w.mT.reshape(x.shape)
+        return self.proj(image(y) + self.pe(image(v)))
+
+fused = copy.deepcopy(attn)
+fused.__class__ = Fused
+with torch.no_grad():
+    torch.testing.assert_close(fused(b), attn(b), rtol=0, atol=1e-10)
+print("the same output, to rounding")
+
+# %% [markdown]
+# This is the rival to measure against. One attention at each level of a 640 px picture, live, one thread, float32: processor time, and the largest tensor on the way.
+#
+# **Predict:** what does SDPA save, time or memory? And TSSA against SDPA?
+
+# %% tags=["hide-input"]
+# one attention at P5, P4 and P3 of a 640 px picture: written out, by SDPA, and TSSA
+def kinds(d):
+    stock_way, ours_way = type(attn)(d, num_heads=max(d // 64, 1)), yolo.TSSAttention(d, 2)
+    by_sdpa = copy.deepcopy(stock_way)
+    by_sdpa.__class__ = Fused
+    return {"softmax, written out": stock_way, "softmax, SDPA": by_sdpa, "TSSA": ours_way}
+
+torch.set_default_dtype(torch.float32)
+threads = torch.get_num_threads()
+torch.set_num_threads(1)
+milliseconds, largest = {}, {}
+with torch.no_grad():
+    for side, d in ((20, 128), (40, 64), (80, 64)):                        # cells a side, channels in the block at scale n
+        x_level, blocks = torch.randn(1, d, side, side), {name: m.float().eval() for name, m in kinds(d).items()}
+        took = cost.interleaved({name: cost.forward(m, x_level) for name, m in blocks.items()}, budget=2.0, most=20)
+        for name, m in blocks.items():
+            with cost.Moved() as moved:
+                m(x_level)
+            milliseconds.setdefault(name, []).append(1e3 * took[name]["median"])
+            largest.setdefault(name, []).append(moved.largest / 2 ** 20)
+torch.set_num_threads(threads)
+torch.set_default_dtype(torch.float64)
+for name, times in milliseconds.items():
+    print(f"{name:21}" + ", ".join(f"{level} {t:7.2f} ms" for level, t in zip(("P5", "P4", "P3"), times)))
+
+# %% tags=["hide-input"]
+# figure: time and largest tensor of one attention, by level
+left, right = plots.row(2, 5.2, 3.8)
+levels = ["P5, 400 tokens", "P4, 1,600", "P3, 6,400"]
+plots.bars(levels, milliseconds, title="Time of one attention (this machine)", ylabel="milliseconds", yscale="log", ax=left)
+fig = plots.bars(levels, largest, title="Its largest tensor (counted)", ylabel="MiB", yscale="log", ax=right)
+show(fig, alt="Two groups of bars on logarithmic axes. Time: the three are close at P5; at P3 both forms of softmax attention take many times as long as TSSA. "
+              "Largest tensor: only softmax attention written out rises steeply; SDPA and TSSA are alike",
+     digest="largest tensor at P3: " + ", ".join(f"{name} {sizes[-1]:.1f} MiB" for name, sizes in largest.items())
+            + f"; TSSA is the fastest at P3: {milliseconds['TSSA'][-1] == min(times[-1] for times in milliseconds.values())}")
+
+# %% [markdown]
+# The memory was a matter of writing: SDPA needs as little as TSSA. "Attention at stride 8 needs gigabytes" is true of the stock block as it is written, and of nothing
+# else. **The time is not:** SDPA does the multiplications of (10.5), and the term in $n^2$ stays. So TSSA's advantage at P4 and P3 is operations, and with them time. Count them
+# for whole detectors; SDPA and the written-out form do the same number.
+
+# %% tags=["hide-input"]
+# count multiply–adds and the largest tensor of whole detectors (stock block: written out)
+counted = {}
+for name in placements.MODELS:
+    model = yolo.YOLO(name).model
+    for size in placements.SIZES:
+        counted[name, size] = cost.count(model, size)
+
+for (name, size), need in counted.items():
+    if size != 1280:
+        print(f"{name[8:-5]:10} {size:4} px  {need.macs / 1e9:6.1f} GMACs, largest tensor {need.largest / 2**20:9,.0f} MiB")
+
+# %% tags=["hide-input"]
+# figure: multiply–adds of the whole detector
+names = [f"{places.upper().replace('P', '+P')[1:]}, {size:,} px" for size in placements.SIZES for places in placements.PLACES]
+series = {kind: [counted[f"yolo11n-{block}-{places}.yaml", size].macs / 1e9 for size in placements.SIZES for places in placements.PLACES]
+          for kind, block in (("softmax", "psa"), ("TSSA", "tssa"))}
+fig = plots.bars(names, series, title="Multiply–adds of the whole detector", ylabel="10⁹ MACs", yscale="log", ax=plots.row(1, 8, 3.8)[0])
+top = [v[-1] for v in series.values()]
+show(fig, alt="Pairs of bars on a logarithmic axis: nearly equal at P5; with P3 and P4 the softmax bars rise to ten times the TSSA bars",
+     digest=f"P3+P4+P5 at 1,920 px: {top[0]:.0f} against {top[1]:.0f} GMACs")
+
+# %% [markdown]
+# TSSA at all three levels costs little more than TSSA at P5 alone. Softmax attention at all three costs eleven times as much as that at 1,920 px. At P5 alone, the YOLO11
+# that people use, the two are close. Whole detectors were timed once, with the block written out as Ultralytics has it: [Going deeper](#Whole-detectors,-timed).
+#
+# That TSSA *can* go to P3 says nothing yet about whether it helps there, or anywhere: this is a question about accuracy, and it takes trained detectors to answer.
+#
+# ## 10.10 Does it help? A fair trial
+#
+# Four blocks take row 10 of the same network: **none** (`C2Plain`), **softmax** (stock), **TSSA** as published, and **TSSA improved** (heads of 16, mean-square logits, θ = 4). All
+# else is equal, and scores are compared only within a seed. The scenes are small: 96 px and three difficulties.
+#
+# **Predict:** which differences from "none" will the trial see?
+
+# %% tags=["hide-input"]
+# figure: the committed trial, each block minus the one without attention
+tried = trial.load("trial")
+form = tried["form"]
+found = [r for r in tried["differences"] if r["metric"] == "mAP50" and r["against"] == "none"]
+seen = [f"{r['block']} in {r['difficulty']}" for r in found if r["low"] > 0 or r["high"] < 0]
+show(trial.figure(tried),
+     alt="Groups of three bars for three difficulties, softmax, TSSA and improved TSSA, each the mean difference in mAP50 from the block without "
+         "attention, with intervals",
+     digest=f"{len(tried['rows'])} trainings, {form['epochs']} epochs at {form['size']} px; {len(seen)} of {len(found)} intervals exclude zero: {', '.join(seen) or 'none'}")
+
+# %% [markdown]
+# None. Every interval holds zero, softmax attention's as well as TSSA's. With nine tokens in a map there is little for any attention to do, and the pooling before row 10 sees all of them
+# already. So this is no evidence that the blocks are equal: a trial in which not even softmax attention can be told from nothing has not shown that it can see a difference at all. Trained one at a time, no switch of
+# TSSA did better than the published form; asked again with new seeds, the largest difference shrank to half. The trial, the switches and the second asking, with all
+# their numbers: [Going deeper](#The-trial).
+
+# %% [markdown]
+# ## Takeaways
+#
+# - YOLO11 has one block of attention, C2PSA in row 10, at stride 32; half of its channels pass through it.
+# - Softmax attention mixes tokens by $K n^2$ weights; TSSA gates channels by $K p$ statistics, and starts with uniform memberships.
+# - Ultralytics looks names up in its own file; a wrapper around `parse_model` that shows it the stock twin registers a block for every verb, without an edited package.
+# - All weights but queries and keys have a place; the result must be fine-tuned.
+# - At P5 the swap saves under one percent of parameters, and little time at 640 px. At P4 and P3 TSSA saves time: softmax
+#   attention does many times its multiply–adds there. Memory is a matter of writing: only the written-out form needs the table of $n \times n$.
+# - With one head Π is 1 and TSSA is a channel gate. The plans by name have at least two heads everywhere.
+# - In the fair trial at small scale, neither softmax attention nor TSSA differs from no attention within the intervals, and no switch improves on the
+#   published form. Larger pictures must decide.
+# - A difference that was looked at because it was large shrinks when new seeds are asked. Fix the question first, then ask once.
+
+# %% [markdown]
+# ## Going deeper
+#
+# Each item stands by itself.
+#
+# ### What the library's registration adds
+#
+# The library's version (`yolo.register`, which importing `tssa_lib.yolo` calls) adds what daily use asks for. It builds our block
+# under a *forked* random generator, so that all other layers start with the same numbers as stock YOLO11 from the same seed. It adds
+# a callback that does nothing: with several GPUs Ultralytics starts worker processes and pickles its callbacks for them. A function of a
+# module is pickled as a name, so each worker has to import our file, and is registered. It puts our classes on PyTorch's list of classes
+# that a checkpoint may hold. And it
+# answers a name that nobody knows with the names that are known:
+
+# %%
+typo = copy.deepcopy(plan)
+typo["backbone"][10][2] = "C2TSA"
+try:
+    tasks.DetectionModel(typo, verbose=False)
+except ValueError as error:
+    print(str(error)[:150], "…")
+
+# %% [markdown]
+# ### Seconds by scale
+#
+# Processor time of whole detectors, in turns, at 320 px, the least of five runs, which depends least on what else the machine does (your figures will differ):
+
+# %%
+for scale in "nsm":
+    took = cost.seconds([f"yolo11{scale}.yaml", f"yolo11{scale}-tssa.yaml"], 320, budget=2, most=5)
+    least = [min(processor for _, processor in runs) for runs in took.values()]
+    print(f"{scale}  softmax {1e3 * least[0]:.0f} ms, TSSA {1e3 * least[1]:.0f} ms")
+
+# %% [markdown]
+# ### What the carried block computes
+#
 # Having a place is not the same as working there. The attention in front of `proj` is now another function, of another size; `proj`'s batch norm still subtracts the
 # mean and divides by the deviation of the old one. We carry the weights over and compare what arrives at `proj`, and what leaves the block:
 
@@ -520,66 +729,11 @@ carried = yolo.load(three, stock)
 print(f"{carried.parameters:,} of {carried.parameters_of:,} parameters found a place; {len(carried.fresh)} tensors start fresh")
 
 # %% [markdown]
-# ## 10.9 Where softmax attention can't go
+# ### Whole detectors, timed
 #
-# Why does YOLO11 use attention only at P5? Count the weights. At P3 a 640 px picture has 6,400 tokens, so one head's weights are 41 million numbers; at 1,280 px 655 million.
-# TSSA has no such table. `yolo.with_attention` writes plans with a block of attention behind the last row of a level; by name, `yolo11n-tssa-p4p5.yaml` or, with softmax
-# attention, `yolo11n-psa-p3p4p5.yaml`. The rows that follow move by one, and so do the references to them:
-
-# %%
-for places in (("P5",), ("P4", "P5"), ("P3", "P4", "P5")):
-    plan = yolo.with_attention(places)
-    found = [i for i, row in enumerate(plan["backbone"]) if row[2] == "C2TSSA"]
-    print(f"{'+'.join(places):9} attention in rows {found}; the last row reads {plan['head'][-1][0]}")
-
-# %% [markdown]
-# **Exercise 10.4.** How many MiB does the table of softmax weights take in float32, for a square picture of `side` pixels, at `stride`, with `heads` heads?
-
-# %%
-def answer_10_4(side, stride, heads):
-    return ...  # your turn
-
-exercise("10.4", answer_10_4)
-
-# %% [markdown]
-# <details><summary>Solution</summary>
-#
-# ```python
-# def answer_10_4(side, stride, heads):
-#     n = (side // stride) ** 2
-#     return heads * n ** 2 * 4 / 2 ** 20
-# ```
-#
-# At 1,920 px, stride 8 and one head: 12,656 MiB, and Ultralytics' layer holds two of them for a moment, before and after the softmax.
-#
-# </details>
-
-# %% [markdown]
-# Now count whole models, at three picture sizes. `largest` is the largest tensor that any operation makes; for convolutions alone it is the first map.
-
-# %%
-counted = {}
-for name in placements.MODELS:
-    model = yolo.YOLO(name).model
-    for size in placements.SIZES:
-        counted[name, size] = cost.count(model, size)
-
-for (name, size), need in counted.items():
-    if size != 1280:
-        print(f"{name[8:-5]:10} {size:4} px  {need.macs / 1e9:6.1f} GMACs, largest tensor {need.largest / 2**20:9,.0f} MiB")
-
-# %%
-names = [f"{places.upper().replace('P', '+P')[1:]}, {size:,} px" for size in placements.SIZES for places in placements.PLACES]
-series = {kind: [counted[f"yolo11n-{block}-{places}.yaml", size].macs / 1e9 for size in placements.SIZES for places in placements.PLACES]
-          for kind, block in (("softmax", "psa"), ("TSSA", "tssa"))}
-fig = plots.bars(names, series, title="Multiply–adds of the whole detector", ylabel="10⁹ MACs", yscale="log", ax=plots.row(1, 8, 3.8)[0])
-top = [v[-1] for v in series.values()]
-show(fig, alt="Pairs of bars on a logarithmic axis: nearly equal at P5; with P3 and P4 the softmax bars rise to ten times the TSSA bars",
-     digest=f"P3+P4+P5 at 1,920 px: {top[0]:.0f} against {top[1]:.0f} GMACs")
-
-# %% [markdown]
-# TSSA at all three levels costs little more than TSSA at P5 alone. Softmax attention at all three costs eleven times as much as that at 1,920 px, and its tables fill the
-# memory. Operations are not seconds. These were measured once, and stored; `python -m experiments.placements` measures them again on your machine.
+# `python -m experiments.placements` measures whole detectors on your machine. What is committed is one measurement on one machine. Softmax attention is the stock block there, **written out**: its
+# memory, and part of its time, are those of the table, not of softmax attention (section 10.9). TSSA had one head at P4 and P3 when it was taken; more heads change neither the maps nor
+# the number of multiply–adds.
 
 # %%
 measured = placements.load()
@@ -589,7 +743,8 @@ for (name, size), r in seconds.items():
     if name.endswith(("-p5.yaml", "-p3p4p5.yaml")):
         print(f"{name[8:-5]:12} {size:4} px ", r.get("not_run") or f"{r['processor_ms'] / 1e3:7.2f} s, {r['peak_mib']:7,.0f} MiB")
 
-# %%
+# %% tags=["hide-input"]
+# figure: the committed measurement
 def drawn(what, scale):
     return {kind: [seconds[f"yolo11n-{block}-{places}.yaml", size].get(what, float("nan")) / scale for size in placements.SIZES
                    for places in placements.PLACES] for kind, block in (("softmax", "psa"), ("TSSA", "tssa"))}
@@ -618,10 +773,9 @@ for a, b in zip(alone[::2], alone[1::2]):                                  # sof
 # At P5 the attention is a small part of the network, so the two detectors take about the same time at 640 px, whatever their attention costs. TSSA is a little
 # ahead at all three sizes, most at the largest. Memory is set by other maps until the tables of softmax attention outgrow them, here between 1,280 and 1,920 px: below that
 # the largest moment is in the second convolution, long before any attention, and what differs is how the allocator happened to lay things out.
-# That TSSA *can* go to P3 says nothing yet about whether it helps there, or anywhere: this is a question about accuracy, and it takes trained
-# detectors to answer.
-#
-# ## 10.10 A fair trial
+
+# %% [markdown]
+# ### The trial
 #
 # Does the attention at P5 help, and does it matter which? Four blocks take the same place in row 10:
 #
@@ -653,14 +807,10 @@ low = delta.mean(-1) - t * delta.std(-1) / 5 ** 0.5                        # std
 check("10.8", torch.tensor([trial.difference(*pair)["low"] for pair in draws.tolist()]), low, "lower ends, forty pairs of five")
 
 # %% [markdown]
-# **Predict:** which differences from "none" will the trial see, in which of the three difficulties?
-#
 # The trial is one command, `python -m experiments.trial`, and goes on where it was stopped. Its full form is sized for one GPU. What is committed here, and
 # shown below, is named in the first line.
 
 # %%
-tried = trial.load("trial")
-form = tried["form"]
 print(f"{tried['command']} · {tried['date']} · torch {tried['torch']}, ultralytics {tried['ultralytics']}, {tried['cores']} cores, GPU: {tried['gpu']}")
 print(f"{len(tried['rows'])} trainings from scratch: seeds {tried['seeds']}, {form['epochs']} epochs of {form['train']} scenes at {form['size']} px")
 
@@ -676,12 +826,6 @@ for difficulty in form["difficulties"]:
 
 # %%
 print(trial.table(tried))
-found = [r for r in tried["differences"] if r["metric"] == "mAP50" and r["against"] == "none"]
-seen = [f"{r['block']} in {r['difficulty']}" for r in found if r["low"] > 0 or r["high"] < 0]
-show(trial.figure(tried),
-     alt="Groups of three bars for three difficulties, softmax, TSSA and improved TSSA, each the mean difference in mAP50 from the block without "
-         "attention, with intervals",
-     digest=f"{len(seen)} of {len(found)} intervals exclude zero: {', '.join(seen) or 'none'}")
 
 # %% [markdown]
 # And against each other, which is what somebody asks who must choose one:
@@ -698,14 +842,21 @@ for r in tried["differences"]:
 # Now other resolutions: the same weights, validated on the same scenes enlarged. The published membership divides by sums over tokens, so it flattens when
 # there are more of them; the improved one should not mind.
 
-# %%
+# %% tags=["hide-input"]
+# figure: the same weights at other sizes, each block minus the one without attention
 sizes = [form["size"], *form["other_sizes"]]
-at_sizes = lambda block, d: [average(block, d, "mAP50"), *(average(block, d, trial.at_size(s)) for s in form["other_sizes"])]
-for difficulty, ax in zip(("easy", "context"), plots.row(2)):
-    fig = plots.lines(sizes, {block: at_sizes(block, difficulty) for block in tried["blocks"]}, markers=True, ax=ax,
-                      title=f"Trained at {form['size']} px: {difficulty}", xlabel="validated at (pixels)", ylabel="mAP50, mean over the seeds")
-show(fig, alt="Two panels with four falling curves each, mAP50 over the size of the pictures: the four blocks fall together",
-     digest="easy at " + ", ".join(f"{s} px {min(v):.2f} to {max(v):.2f}" for s, v in
+metrics = ["mAP50", *(trial.at_size(s) for s in form["other_sizes"])]
+by = {(r["difficulty"], r["block"], r["metric"]): r for r in tried["differences"] if r["against"] == "none"}
+blocks = [block for block in tried["blocks"] if block != "none"]
+for difficulty, ax in zip(("easy", "context"), plots.row(2, 5.4, 3.8)):
+    of = {block: [by[difficulty, block, m] for m in metrics] for block in blocks}
+    fig = plots.bars([f"{s} px" for s in sizes], {b: [r["mean"] for r in rs] for b, rs in of.items()}, title=f"{difficulty}, trained at {form['size']} px",
+                     errors={b: [(r["high"] - r["low"]) / 2 for r in rs] for b, rs in of.items()}, hlines={"none": 0.0},
+                     xlabel="validated at", ylabel="difference in mAP50", ax=ax)
+    ax.set_ylim(-0.15, 0.15)
+at_sizes = lambda block, d: [average(block, d, m) for m in metrics]
+show(fig, alt="Two panels, easy and context: bars of three blocks at four sizes, each the difference from no attention with a 95 % interval; most intervals hold zero",
+     digest="mAP50 in easy at " + ", ".join(f"{s} px {min(v):.2f} to {max(v):.2f}" for s, v in
                                    zip(sizes, zip(*(at_sizes(block, "easy") for block in tried["blocks"])))))
 
 # %%
@@ -729,7 +880,7 @@ for against in ("none", "tssa"):
 #   intervals exclude zero, most at a low level and not at the next size: what chance would give, and no more.
 # - *Context* did not show what it was made for. The pooling before row 10 already sees the whole of a map of nine places, so even "none" could find the cue.
 #
-# ## 10.11 One switch at a time
+# ### One switch at a time
 #
 # The improved form turned three switches at once. Two of them might help and one do harm. So each suggestion of the derivation gets a training of its own,
 # beside the published form and the block without attention:
@@ -803,7 +954,8 @@ found = [r for r in switches["differences"] if r["metric"] == "mAP50" and r["aga
 for r in found:
     print(f"{r['block']:14} minus published {r['mean']:+.3f}  [{r['low']:+.3f}, {r['high']:+.3f}]  published {r['level']:.3f}")
 
-# %%
+# %% tags=["hide-input"]
+# figure: each switch minus the published form
 seen = [r["block"] for r in found if r["low"] > 0 or r["high"] < 0]
 show(trial.figure(switches, against="tssa"),
      alt="A bar for each switch and for no attention, the mean difference in mAP50 from the published TSSA: all at or below zero, all intervals hold zero",
@@ -815,7 +967,7 @@ show(trial.figure(switches, against="tssa"),
 # the means as well, and at the trap in them. All seven lie at or below zero, as if the published form were better than every change of it. But the seven
 # comparisons share one control, and the five trainings of the control are noisy like all others: if these five were lucky, all seven differences fall together. They are not seven witnesses.
 #
-# ## 10.12 The same question, new seeds
+# ### The same question, new seeds
 #
 # Was the published form lucky? In *easy* it stood highest of all, 0.05 above no attention, with an interval that only just holds zero. One may not now add
 # seeds until zero is out: who looks after every seed and stops at the right moment finds a difference between any two blocks, sooner or later. What one may do is to ask
@@ -845,18 +997,8 @@ for r in both:
 # So the answer of this series to "is it any good in a detector?" is, as far as two CPU cores can tell: not to be told from softmax attention at the same
 # place, within intervals that are wide, and cheaper where pictures are large. The full form on a GPU has more and somewhat larger scenes (128 px, 16 tokens), so it narrows the
 # intervals and no more. What holds at 640 pixels, where attention has hundreds of tokens, only your own data can say.
-#
-# ## Takeaways
-#
-# - YOLO11 has one block of attention, C2PSA in row 10, at stride 32; half of its channels pass through it.
-# - Softmax attention mixes tokens by $K n^2$ weights; TSSA gates channels by $K p$ statistics, and starts with uniform memberships.
-# - Ultralytics looks names up in its own file; a wrapper around `parse_model` that shows it the stock twin registers a block for every verb, without an edited package.
-# - All weights but queries and keys have a place; the result must be fine-tuned.
-# - At P5 the swap saves under one percent of parameters, and little time at 640 px. At P4 and P3 softmax attention soon needs gigabytes, TSSA needs next to nothing.
-# - In the fair trial at small scale, neither softmax attention nor TSSA differs from no attention within the intervals, and no switch improves on the
-#   published form. Larger pictures must decide.
-# - A difference that was looked at because it was large shrinks when new seeds are asked. Fix the question first, then ask once.
-#
+
+# %% [markdown]
 # ## Sources
 #
 # - Ultralytics YOLO11, package `ultralytics` (AGPL-3.0): the network, `C2PSA`, `Attention`, the parser.
