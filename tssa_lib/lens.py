@@ -76,6 +76,9 @@ class Lens:
         name = Path(other).stem if isinstance(other, (str, Path)) else "another picture"
         self.data = _data(self.look, runs, name if other is not None else "")
 
+    def __repr__(self) -> str:
+        return f"Lens: {self.data['alt']}"
+
     def _repr_html_(self) -> str:
         return self._page
 
