@@ -60,7 +60,7 @@ def lesson_map() -> list[str]:
 # ---- what is measured --------------------------------------------------------------------------------------------
 def measured() -> list[str]:
     """The table of figures, each with the file that it is read from."""
-    parts = (ledger_rows, ready_rows, trial_rows, time_rows, placement_rows, tost_rows)
+    parts = (ledger_rows, ready_rows, use_rows, capacity_rows, trial_rows, time_rows, placement_rows, tost_rows)
     return [row("what", "figure", "from"), "|---|---|---|", *(line for part in parts for line in part())]
 
 
@@ -193,6 +193,34 @@ def ready_rows() -> list[str]:
             "[blood_cells_ready.json](data/results/blood_cells_ready.json)",
         )
     ]
+
+
+def use_rows() -> list[str]:
+    rows = [r for r in results("use")["rows"] if r["detector"] == "blood cells, ready"]
+    found = {r["intervention"]: r["mAP50"] for r in rows}
+    changed = ", ".join(f"{name} {value:.3f}" for name, value in found.items() if name)
+    return [
+        row(
+            "the same detector with its TSSA changed, on the validation pictures (one training)",
+            f"mAP50 {found[None]:.3f} as it is; {changed}",
+            "[use.json](data/results/use.json)",
+        )
+    ]
+
+
+def capacity_rows() -> list[str]:
+    capacity = results("capacity")
+    lines = []
+    for task, says in (("twin", "has this token a twin of its colour?"), ("rare", "is its colour the rarer of two?")):
+        rows = [r for r in capacity["rows"] if (r["task"], r["colours"]) == (task, 48)]
+        blocks = dict.fromkeys(r["block"] for r in rows)
+        each = ", ".join(f"{b} {mean(r['AP'] for r in rows if r['block'] == b):.2f}" for b in blocks)
+        what = (
+            f"sets of {capacity['tokens']} tokens, 48 colours, width {rows[0]['width']}, "
+            f"{len(capacity['seeds'])} seeds, chance {rows[0]['chance']:.2f}: {says} Mean average precision"
+        )
+        lines.append(row(what, each, "[capacity.json](data/results/capacity.json)"))
+    return lines
 
 
 # ---- the file ----------------------------------------------------------------------------------------------------

@@ -59,20 +59,20 @@ EXERCISES = [
             "you took the theory's energies: the published layer first divides each squared coordinate by its sum over the tokens.": lambda *a: (
                 _layer(*a, divided=False)
             ),
-            "you divided the squares over the heads; the layer divides them over the tokens.": lambda *a: (
-                _layer(*a, over=0)
+            "you divided the squares over the heads; the layer divides them over the tokens.": lambda *a: _layer(
+                *a, over=0
             ),
             "the temperature is missing in front of the logits.": lambda *a: _layer(*a, use_theta=False),
             "the sign: the layer subtracts.": lambda *a: -_layer(*a),
-            "the gates were made of divided squares; (7.3) averages the squares as they are.": lambda *a: (
-                _layer(*a, raw=False)
+            "the gates were made of divided squares; (7.3) averages the squares as they are.": lambda *a: _layer(
+                *a, raw=False
             ),
             "you divided the moments by the number of tokens; they are means over a head's members, n_k = Σ_j π_jk.": lambda *a: (
                 _layer(*a, mean=True)
             ),
             "the memberships are missing in the output: each head moves a token by its share π_jk.": _without_Pi,
-            "the output map is transposed: row tokens are multiplied by O.T.": lambda x, W, theta, O: (
-                _layer(x, W, theta, O.T)
+            "the output map is transposed: row tokens are multiplied by O.T.": lambda x, W, theta, O: _layer(
+                x, W, theta, O.T
             ),
         },
     ),

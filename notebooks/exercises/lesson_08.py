@@ -24,7 +24,12 @@ def _parameters(d, K, hidden):
     """The parameters of a block that nobody trained: all of them at random, none at its usual start."""
     norm = {"weight": (d,), "bias": (d,)}
     shapes = {f"norm{i}.{k}": v for i in (1, 2) for k, v in norm.items()}
-    shapes |= {"attn.qkv.weight": (d, d), "attn.temp": (K, 1), "attn.to_out.0.weight": (d, d), "attn.to_out.0.bias": (d,)}
+    shapes |= {
+        "attn.qkv.weight": (d, d),
+        "attn.temp": (K, 1),
+        "attn.to_out.0.weight": (d, d),
+        "attn.to_out.0.bias": (d,),
+    }
     shapes |= {"mlp.fc1.weight": (hidden, d), "mlp.fc1.bias": (hidden,)}
     shapes |= {"mlp.fc2.weight": (d, hidden), "mlp.fc2.bias": (d,), "gamma1": (d,), "gamma2": (d,)}
     return {name: _randn(*shape) for name, shape in shapes.items()}
@@ -33,7 +38,9 @@ def _parameters(d, K, hidden):
 _blocks = [(2 * _randn(2, 5, 6), _parameters(6, 3, 24), 3), (_randn(1, 7, 4), _parameters(4, 2, 16), 2)]
 
 
-def _block(x, s, K, *, norm1=True, norm2=True, residual=True, gamma=True, bias=True, act=F.gelu, reads="after", temp=True):
+def _block(
+    x, s, K, *, norm1=True, norm2=True, residual=True, gamma=True, bias=True, act=F.gelu, reads="after", temp=True
+):
     """(8.1), with one piece at a time replaced."""
 
     def norm(v, name, on):
@@ -52,7 +59,9 @@ def _block(x, s, K, *, norm1=True, norm2=True, residual=True, gamma=True, bias=T
 
 _wrong_blocks = {
     "the residuals are missing: each half adds to the tokens that it read.": lambda *a: _block(*a, residual=False),
-    "the step sizes are missing: γ₁ and γ₂ multiply what is added, channel by channel.": lambda *a: _block(*a, gamma=False),
+    "the step sizes are missing: γ₁ and γ₂ multiply what is added, channel by channel.": lambda *a: _block(
+        *a, gamma=False
+    ),
     "TSSA reads normalised tokens: norm1 is missing.": lambda *a: _block(*a, norm1=False),
     "the MLP reads normalised tokens: norm2 is missing.": lambda *a: _block(*a, norm2=False),
     "the MLP reads the tokens after the TSSA step, not the ones before it.": lambda *a: _block(*a, reads="before"),
@@ -77,7 +86,11 @@ def _judge_block(answer):
     if _same(answer, _block):
         return None
     known = [diagnosis for diagnosis, other in _wrong_blocks.items() if _same(answer, other)]
-    return known[0] if known else "the tokens that come out are not those of (8.1). Hint: write its two lines one after the other."
+    return (
+        known[0]
+        if known
+        else "the tokens that come out are not those of (8.1). Hint: write its two lines one after the other."
+    )
 
 
 EXERCISES = [
