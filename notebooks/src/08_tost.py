@@ -28,7 +28,7 @@ from IPython.display import clear_output
 from torch.func import functional_call
 from tqdm.auto import tqdm
 
-from tssa_lib import plots, rates, tost, tssa
+from tssa_lib import plots, rates, tost, tssa  # noqa: F401  (tssa: for your block)
 from kit import REACHED, check, check_below, exercise, mine, show
 from kit.places import RESULTS
 from tssa_lib.tost import Block, ToST
@@ -287,6 +287,7 @@ left, middle = plots.row(2)
 for ax, (name, blocks) in zip((left, middle), rows.items()):
     fig = plots.bars([f"block {i + 1}" for i in range(4)], {key: [b[key] for b in blocks] for key in ("before", "after")},
                      title=f"{name}, trained here", ylabel="R_c^var (nats)", ax=ax)
+    ax.set_ylim(0, 1.3 * max(b["before"] for blocks in rows.values() for b in blocks))  # one scale for both
 show(fig, alt="Objective before and after TSSA in four blocks of the tied and the untied model; the tied bars fall by about a third",
      digest="; ".join(f"{name} changes by " + ", ".join(f"{b['after'] / b['before'] - 1:+.0%}" for b in blocks) for name, blocks in rows.items())
             + f"; the certificate holds in {len(certain)} of 4 tied blocks")
@@ -419,26 +420,27 @@ show(fig, alt="Left: entropy of the memberships falls from one to one fifth as t
 # %% [markdown]
 # Memberships that mean something helped here: the average is best at θ = 30, and too sharp a start (θ = 100) gave the
 # gain back. One data set, one training recipe. Now look at the memberships themselves: the tied model
-# that you trained above, its first block, on four digits. A pixel has the colour of its largest membership, the stronger the more decided it is; white is undecided. **Predict:** will the four groups be strokes, places or nothing that has a name?
+# that you trained above, its first block, on four digits. A pixel has the colour of the group that holds most of it. In the upper row the colour is as strong as the ink, in the lower row as strong as the decision: white is undecided. **Predict:** will the four groups be strokes, places or nothing that has a name?
 
 # %% tags=["nbval-ignore-output", "hide-input"]
-# figure: four digits and the groups of the first block, one colour a group, white where undecided
-paint = torch.tensor([[int(c[i:i + 2], 16) / 255 for i in (1, 3, 5)] for c in plots.COLORS[:4]])
-inks, maps, decided = [], [], []
+# figure: four digits in the colours of the first block's groups, and the memberships of all their pixels
+paint = torch.tensor([[int(plots.COLORS[k][i:i + 2], 16) / 255 for i in (1, 3, 5)] for k in (0, 1, 2, 4)])
+strokes, maps, decided = [], [], []
 for i in (0, 1, 3, 7):
     image = test[0][ids[i]]
     with record(models["tied"]) as tape, torch.no_grad():
         models["tied"](image[None])
     top, group = tape["blocks.0.attn"][0].Pi[0].max(0)                     # (N,), (N,)
-    maps.append((1 - ((top - 0.25) / 0.75)[:, None] * (1 - paint[group])).reshape(8, 8, 3).numpy())
-    inks.append((1 - image)[..., None].expand(8, 8, 3).numpy())
+    for panel, strength in ((strokes, image.flatten()), (maps, (top - 0.25) / 0.75)):
+        panel.append((1 - strength[:, None] * (1 - paint[group])).reshape(8, 8, 3).numpy())
     decided.append((top > 0.5)[image.flatten() > 0.3].double().mean().item())
-fig = plots.pictures(inks + maps, [f"digit {i}" for i in (0, 1, 3, 7)] + ["its groups"] * 4, columns=4, size=2.0)
-show(fig, alt="Four handwritten digits in black on white, and under each its pixels in the colours of four groups: pieces of strokes share a colour, the paper is paler",
+fig = plots.pictures(strokes + maps, [f"digit {i}, ink in its group's colour" for i in (0, 1, 3, 7)] + ["all pixels, white: undecided"] * 4,
+                     columns=4, size=2.4)
+show(fig, alt="Four handwritten digits, their ink in the colours of four groups: upright strokes share one colour, ends and bows have others. Under each the memberships of all its pixels, a patchwork.",
      digest="share of inked pixels that one group holds with more than a half: " + ", ".join(f"{v:.0%}" for v in decided))
 
 # %% [markdown]
-# Some group picks up a piece of a stroke; blank paper is shared out by position alone.
+# Some group picks up a piece of a stroke; blank paper, which looks the same everywhere, is shared out by position alone.
 # These are groups of similar tokens, found for the sake of the classifier. Nobody named them, and they are no
 # segmentation of a digit.
 #
@@ -565,6 +567,7 @@ as_published = [five["ToST"] - published.get(name, five[name]) for name in rival
 alike = [six["ToST"] - six[name] for name in rivals]
 fig = plots.bars(rivals, {"as published": as_published, "six tasks for all": alike}, title="How far ToST is ahead",
                  ylabel="lead in mean accuracy (points)")
+fig.axes[0].set_ylim(0, 13)
 show(fig, alt="Bars of ToST's lead over five models, from zero: averaged alike every lead is smaller, over the Transformer half a point",
      digest="; ".join(f"{name} {a:.1f} and {b:.1f}" for name, a, b in zip(rivals, as_published, alike)))
 
