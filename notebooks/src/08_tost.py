@@ -440,7 +440,7 @@ show(fig, alt="Four handwritten digits, their ink in the colours of four groups:
      digest="share of inked pixels that one group holds with more than a half: " + ", ".join(f"{v:.0%}" for v in decided))
 
 # %% [markdown]
-# Some group picks up a piece of a stroke; blank paper, which looks the same everywhere, is shared out by position alone.
+# Some group picks up a piece of a stroke; blank paper looks the same everywhere, and is shared out by place and by what else is in the picture.
 # These are groups of similar tokens, found for the sake of the classifier. Nobody named them, and they are no
 # segmentation of a digit.
 #
