@@ -11,13 +11,14 @@
 #
 # **After this you can**
 # - say in seven sentences how TSSA comes about, and run the four that have a formula (1, 2, 4 and 5) on six tokens
+# - point at a picture and read what a trained layer does with it
 # - tell what the groups are that it finds in a picture, and what they are not
 # - translate between the formulas (tokens are columns) and the code (tokens are rows)
 # - look up any symbol of the series, and choose where to start reading
 #
 # **Before this:** linear algebra (eigenvalues, orthonormal bases) and gradients. No information theory.
 #
-# **Time:** about 20 minutes to read, 15 seconds to run on two CPU cores.
+# **Time:** about 24 minutes to read, 30 seconds to run on two CPU cores; with Going deeper about 9 minutes more.
 
 # %% [markdown]
 # Is this machine ready? The next cell tests every requirement of the lessons. If something is missing, it says what it is and how to fix
@@ -29,9 +30,39 @@ from kit import doctor
 doctor.report()
 
 # %% [markdown]
-# ## 0.1 One picture first
+# ## 0.1 Look first
 #
-# The cell below takes a photograph, cuts it into small overlapping squares (the *tokens*: 8 × 8 pixels, a
+# This is a detector of blood cells that comes with the project, with TSSA at three levels of YOLO11, and a picture that it was not trained on. Point at the picture: the lens shows to which
+# **head** each token (a cell of the map, here 8 × 8 pixels) belongs. That share is its **membership** $\pi$. The bars are the **gates** $D$ of that head: how much of each coordinate the layer takes away.
+#
+# **Try:** choose head 3 at stride 8 and point at the large violet cell. **Predict**, before you press "off": how many of the 15 boxes will stay when that layer is silent?
+
+# %%
+from tssa_lib import Lens, ready, views
+from tssa_lib.lens import example
+
+picture, another = example()
+lens = Lens(ready("blood_cells"), picture, other=another, progress=False)
+lens
+
+# %% [markdown]
+# The same without a pointer: one layer, its heads and its gates.
+
+# %% tags=["hide-input"]
+# figure: the layer that the lens opens on, as a picture
+from kit import show
+
+silent = next(run["says"] for run in lens.data["runs"] if run["key"] == "all")
+show(views.overview(lens.look), alt=lens.data["alt"], digest=silent)
+
+# %% [markdown]
+# Two things are true at once. One head holds the white blood cell, learned from boxes alone, and its gates are low: what it holds is kept. And with every TSSA layer silent nearly all boxes stay:
+# this detector's convolutions do not need it here. **A map that looks right is no evidence.** The series measures both, and asks when attention is needed.
+
+# %% [markdown]
+# ## 0.2 Groups without any training
+#
+# Where do such groups come from? The cell below takes a photograph, cuts it into small overlapping squares (the *tokens*: 8 × 8 pixels, a
 # step of 4), and sorts these into four groups. Nobody tells it what a flower is and nothing is trained: a
 # group is a set of tokens that is cheap to describe together.
 
@@ -39,7 +70,7 @@ doctor.report()
 import torch
 
 from tssa_lib import photos, plots, rates, tssa
-from kit import EXACT, check, check_below, show
+from kit import EXACT, check, check_below
 
 torch.set_default_dtype(torch.float64)
 panels, shares = [], []
@@ -67,7 +98,7 @@ show(plots.pictures(panels, 2 * titles, columns=6, size=2.2, unit="membership π
 # for $\Pi$, whose maps start almost blank (lesson 6 measures it).
 
 # %% [markdown]
-# ## 0.2 The whole argument, in seven steps
+# ## 0.3 The whole argument, in seven steps
 #
 # Six tokens in the plane, typed by hand, come along through all lessons. The first three lie near the first
 # axis, the last three near the second: two groups, readable by eye.
@@ -119,7 +150,8 @@ print(f"one code for all R = {R:.3f} nats, a code a group R_c = {R_c:.3f} nats, 
 #
 # *(0.3) Checked. Coding each coordinate alone costs at least as much (complete orthonormal frames) — Wu et al. 2024 · `rates.variational_rate`*
 
-# %%
+# %% tags=["hide-input"]
+# check of (0.3): the bound in 200 random frames, reached in the principal ones
 draw = torch.Generator().manual_seed(0)
 frames = torch.linalg.qr(torch.randn(200, 2, d, d, generator=draw))[0]     # (200, K, d, d), any directions
 principal = torch.linalg.eigh(rates.second_moment(six, Pi))[1]             # (K, d, d), each group's own
@@ -141,7 +173,8 @@ check_below("0.3", R_c.expand(200), bound, "R_c against the bound in 200 random 
 # directions with a large second moment (their gate $D$ is small: little is taken away), shrink those with a small
 # one. No token looks at another; they meet only in $s$. That is why the cost is linear in the number of tokens.
 
-# %%
+# %% tags=["hide-input"]
+# check of (0.4): the update in turned frames, against autograd
 U = torch.eye(2).expand(2, 2, 2)                                           # both groups: the two axes
 V, t, Z = frames[0].flip(-1), eps2 / d, six.clone().requires_grad_()      # V: turned frames, so that U_k and its transpose count
 rates.variational_rate(Z, Pi, V, eps2).backward()
@@ -159,7 +192,8 @@ for _ in range(6):
     moved = moved + tssa.tssa_update(moved, Pi, U, eps2, t)                # γ = 1
     price.append(rates.variational_rate(moved, Pi, U, eps2))
 
-# %%
+# %% tags=["hide-input"]
+# figure: the tokens before and after
 before, after = plots.row(2)
 look = dict(directions=torch.eye(2), names="abcdef")
 plots.points(six, [0, 0, 0, 1, 1, 1], title="six tokens", ax=before, **look)
@@ -181,7 +215,46 @@ show(fig, alt="Left, six tokens scattered around two axes; right, the same token
 # in YOLO11 (lessons 10 and 11).
 
 # %% [markdown]
-# ## 0.3 Columns in formulas, rows in code
+# Tokens are columns in the formulas and rows in the code. How the two meet, signs and units, and every symbol: [Going deeper](#Columns-in-formulas,-rows-in-code).
+
+# %% [markdown]
+# ## 0.4 The map
+#
+# The lessons build on each other, and each states what it needs. If you only want the layer, read 5, 6 and 7; if
+# you want YOLO, read 7, 10 and 11 and come back when a formula surprises you.
+#
+# | Lesson | What it holds | To read | To run |
+# |---|---|---|---|
+# | [1 · The coding rate](01_coding_rate.ipynb) | the price of a cloud of tokens | 35 min | 12 s |
+# | [2 · Rate reduction](02_rate_reduction.ipynb) | groups are cheaper; the best arrangement | 40 min | 20 s |
+# | [3 · A step of compression is attention](03_attention_is_compression.ipynb) | a detour: CRATE's attention and its four approximations | 40 min | 20 s |
+# | [4 · The variational bound](04_variational_bound.ipynb) | one coordinate at a time, and what that costs | 42 min | 25 s |
+# | [5 · The TSSA update](05_tssa_update.ipynb) | the gradient step, and how far it may go | 45 min | 20 s |
+# | [6 · Memberships](06_memberships.ipynb) | who belongs where, on photographs | 45 min | 25 s |
+# | [7 · The layer that people run](07_the_layer.ipynb) | a card for each departure from the formula | 37 min | 20 s |
+# | [8 · ToST, trained](08_tost.ipynb) | a classifier of digits, layer by layer | 30 min | 60 s |
+# | [9 · Linear time](09_linear_time.ipynb) | cost against nine rivals, counted and measured | 36 min | 60 s |
+# | [10 · Inside YOLO11](10_inside_yolo11.ipynb) | where attention lives, C2TSSA in its place, a fair trial | 43 min | 60 s |
+# | [11 · Train YOLO with TSSA](11_train_tssa_yolo.ipynb) | train, look, measure, export | 35 min | 300 s |
+#
+# How the lessons keep themselves honest: each displayed equation is either a definition or **checked** by a cell
+# that prints a line with a tick, the largest error and what was allowed; a check that would not notice one side moved by 2 % counts as
+# failed. All of them stand in [EQUATIONS.md](EQUATIONS.md). In lessons 1 to 11 exercises wait for you: the cell says
+# whether you are right, and if not, what you probably mixed up.
+
+# %% [markdown]
+# ## Takeaways
+#
+# - A coding rate prices a set of tokens; groups with codes of their own are cheaper.
+# - Coding each coordinate alone bounds that price from above, and a step against the gradient of the bound is TSSA.
+# - Tokens meet only in second moments, $K \cdot p$ numbers: the cost is linear in their number.
+# - The memberships $\Pi$ are a softmax over groups. They show texture and colour, not objects.
+# - Tokens are columns in formulas and rows in code; rates are in nats; updates carry their minus sign.
+
+# %% [markdown]
+# ## Going deeper
+#
+# ### Columns in formulas, rows in code
 #
 # In formulas the tokens are the columns of $Z$, a $d \times n$ matrix, because a matrix then acts on all tokens from the left, $U_k^\top
 # Z$. Libraries put tokens into rows: `x` has shape `(…, N, d)` and is $Z^\top$. The bridge between
@@ -197,14 +270,15 @@ show(fig, alt="Left, six tokens scattered around two axes; right, the same token
 # `Pi[k, j]` is $\pi_{jk}$ and `Pi.sum(0)` is all ones. A linear layer that holds all frames stacks their
 # transposes, $[U_1^\top; \dots; U_K^\top]$: group $k$ owns $p$ consecutive rows of `qkv.weight`.
 
-# %%
+# %% tags=["hide-input"]
+# check of (0.5): rows of the layer, columns of the formula
 U, Z = torch.linalg.qr(torch.randn(2, 2, 2, generator=draw))[0].flip(-1), six.T     # (K, d, p), (d, n)
 weight = torch.cat([U_k.T for U_k in U])                                   # (K·p, d), what `qkv.weight` holds
 w = (six @ weight.T).unflatten(-1, (2, 2)).transpose(0, 1)                 # (K, N, p), as the layer computes it
 check("0.5", w, torch.stack([(U_k.T @ Z).T for U_k in U]), "rows of the layer, columns of the formula")
 
 # %% [markdown]
-# ## 0.4 Signs, units and names
+# ### Signs, units and names
 #
 # - **Down is good for a compression term.** $R_c$ and its bound are to be *lowered*, so an update is minus a
 #   gradient and carries its own minus sign: $Z^{+} = Z + \mathrm{TSSA}(Z)$. $\Delta R$ is to be *raised*.
@@ -222,13 +296,14 @@ check("0.5", w, torch.stack([(U_k.T @ Z).T for U_k in U]), "rows of the layer, c
 #
 # *(0.6) Checked. From nats to bits — textbook information theory*
 
-# %%
+# %% tags=["hide-input"]
+# check of (0.6): the rate in bits
 S = rates.second_moment(six)
 check("0.6", R / torch.tensor(2.0).log(), 0.5 * torch.log2(torch.linalg.det(torch.eye(2) + d / eps2 * S)), "R in bits")
 print(f"R of the six tokens: {R:.3f} nats = {R / torch.tensor(2.0).log():.3f} bits a token")
 
 # %% [markdown]
-# ## 0.5 Notation
+# ### Notation
 #
 # Every symbol of every displayed equation. Some sources use the same letters otherwise, so beware: inside the
 # published layer `d` is the head width, our $p$; `eta` in its blocks is the start value of LayerScale, not the
@@ -273,39 +348,6 @@ print(f"R of the six tokens: {R:.3f} nats = {R / torch.tensor(2.0).log():.3f} bi
 # | $g$, $h$, $i$, $j$, $k$, $l$, $m$, $q$, $r$, $t$, $u$, $v$, $x$, $y$, $a$, $b$, $e$ | – | indices, counts and numbers that only one formula uses | – |
 
 # %% [markdown]
-# ## 0.6 The map
-#
-# The lessons build on each other, and each states what it needs. If you only want the layer, read 5, 6 and 7; if
-# you want YOLO, read 7, 10 and 11 and come back when a formula surprises you.
-#
-# | Lesson | What it holds | To read | To run |
-# |---|---|---|---|
-# | [1 · The coding rate](01_coding_rate.ipynb) | the price of a cloud of tokens | 35 min | 12 s |
-# | [2 · Rate reduction](02_rate_reduction.ipynb) | groups are cheaper; the best arrangement | 40 min | 20 s |
-# | [3 · A step of compression is attention](03_attention_is_compression.ipynb) | a detour: CRATE's attention and its four approximations | 40 min | 20 s |
-# | [4 · The variational bound](04_variational_bound.ipynb) | one coordinate at a time, and what that costs | 42 min | 25 s |
-# | [5 · The TSSA update](05_tssa_update.ipynb) | the gradient step, and how far it may go | 45 min | 20 s |
-# | [6 · Memberships](06_memberships.ipynb) | who belongs where, on photographs | 45 min | 25 s |
-# | [7 · The layer that people run](07_the_layer.ipynb) | a card for each departure from the formula | 37 min | 20 s |
-# | [8 · ToST, trained](08_tost.ipynb) | a classifier of digits, layer by layer | 30 min | 60 s |
-# | [9 · Linear time](09_linear_time.ipynb) | cost against nine rivals, counted and measured | 40 min | 60 s |
-# | [10 · Inside YOLO11](10_inside_yolo11.ipynb) | where attention lives, C2TSSA in its place, a fair trial | 50 min | 40 s |
-# | [11 · Train YOLO with TSSA](11_train_tssa_yolo.ipynb) | train, look, measure, export | 35 min | 300 s |
-#
-# How the lessons keep themselves honest: each displayed equation is either a definition or **checked** by a cell
-# that prints a line with a tick, the largest error and what was allowed; a check that would not notice one side moved by 2 % counts as
-# failed. All of them stand in [EQUATIONS.md](EQUATIONS.md). In lessons 1 to 11 exercises wait for you: the cell says
-# whether you are right, and if not, what you probably mixed up.
-
-# %% [markdown]
-# ## Takeaways
-#
-# - A coding rate prices a set of tokens; groups with codes of their own are cheaper.
-# - Coding each coordinate alone bounds that price from above, and a step against the gradient of the bound is TSSA.
-# - Tokens meet only in second moments, $K \cdot p$ numbers: the cost is linear in their number.
-# - The memberships $\Pi$ are a softmax over groups. They show texture and colour, not objects.
-# - Tokens are columns in formulas and rows in code; rates are in nats; updates carry their minus sign.
-#
 # ## Sources
 #
 # - Y. Ma, H. Derksen, W. Hong, J. Wright, *Segmentation of multivariate mixed data via lossy data coding and compression*, 2007
