@@ -533,11 +533,11 @@ exercise("10d", answer_10d)
 
 # %% [markdown]
 # But is that table needed? Only where (10.3) is *written out*, as Ultralytics does it: all weights, then the softmax, then the sums.
-# `scaled_dot_product_attention` (SDPA) gives the same output in pieces. With it, the block never holds the table:
+# `scaled_dot_product_attention` (SDPA) gives the same output, and in pieces where the shapes allow it:
 
 # %%
 class Fused(type(attn)):
-    """Ultralytics' Attention, its weights never written down."""
+    """Ultralytics' Attention by scaled_dot_product_attention."""
     def forward(self, x):
         heads = self.qkv(x).flatten(2).unflatten(1, (self.num_heads, -1)).mT                   # (B, K, n, 2p)
         q, k, v = heads.split([self.key_dim, self.key_dim, self.head_dim], dim=-1)
@@ -594,8 +594,9 @@ show(fig, alt="Two groups of bars on logarithmic axes. Time: the three are close
             + f"; TSSA is the fastest at P3: {milliseconds['TSSA'][-1] == min(times[-1] for times in milliseconds.values())}")
 
 # %% [markdown]
-# The memory was a matter of writing: SDPA needs as little as TSSA. "Attention at stride 8 needs gigabytes" is true of the stock block as it is written, and of nothing
-# else. **The time is not:** SDPA does the multiplications of (10.5), and the term in $n^2$ stays. So TSSA's advantage at P4 and P3 is operations, and with them time. Count them
+# SDPA saved nothing here: its largest tensor is the table again. In this block queries are half as wide as values and lie across memory, and PyTorch's CPU version
+# then writes the table out after all. Where its fast path applies, as in lesson 9, no table is made. So "attention at stride 8 needs gigabytes" is true of writing it out, not of softmax.
+# **The time stays:** SDPA does the multiplications of (10.5), and the term in $n^2$ stays. So TSSA's advantage at P4 and P3 is operations, and with them time. Count them
 # for whole detectors; SDPA and the written-out form do the same number.
 
 # %% tags=["hide-input"]
@@ -658,7 +659,7 @@ show(trial.figure(tried),
 # - Ultralytics looks names up in its own file; a wrapper around `parse_model` that shows it the stock twin registers a block for every verb, without an edited package.
 # - All weights but queries and keys have a place; the result must be fine-tuned.
 # - At P5 the swap saves under one percent of parameters, and little time at 640 px. At P4 and P3 TSSA saves time: softmax
-#   attention does many times its multiply–adds there. Memory is a matter of writing: only the written-out form needs the table of $n \times n$.
+#   attention does many times its multiply–adds there. Memory is a matter of writing: only a form that is written out needs the table of $n \times n$.
 # - With one head Π is 1 and TSSA is a channel gate. The plans by name have at least two heads everywhere.
 # - In the fair trial at small scale, neither softmax attention nor TSSA differs from no attention within the intervals, and no switch improves on the
 #   published form. Larger pictures must decide.
