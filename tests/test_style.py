@@ -13,3 +13,9 @@ ROOT = Path(__file__).resolve().parents[1]
 def test_ruff_finds_nothing(command):
     done = subprocess.run([sys.executable, "-m", *command, "--no-cache", "."], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_mypy_finds_nothing():
+    pytest.importorskip("mypy", reason="mypy is not installed")
+    done = subprocess.run([sys.executable, "-m", "mypy"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr

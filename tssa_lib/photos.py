@@ -35,7 +35,10 @@ def sample(name: str, longest: int | None = None) -> np.ndarray:
     if name not in SAMPLES:
         raise ValueError(f"expected one of {sorted(SAMPLES)}, got {name!r}")
     package, _, file = SAMPLES[name].partition("/")
-    return load_image(Path(find_spec(package).origin).parent / file, longest)
+    spec = find_spec(package)
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(f"expected the package {package!r}, which holds {name!r}, found none")
+    return load_image(Path(spec.origin).parent / file, longest)
 
 
 def load_image(source: Any, longest: int | None = None) -> np.ndarray:
@@ -98,7 +101,7 @@ def patches(image: np.ndarray, size: int = 8, stride: int = 4) -> tuple[Tensor, 
             f"got {image.shape}, size {size}, stride {stride}"
         )
     x = torch.as_tensor(image, dtype=torch.float64).unfold(0, size, stride).unfold(1, size, stride)
-    return x.permute(0, 1, 3, 4, 2).flatten(2).flatten(0, 1), tuple(x.shape[:2])
+    return x.permute(0, 1, 3, 4, 2).flatten(2).flatten(0, 1), (x.shape[0], x.shape[1])
 
 
 def principal(x: Tensor, d: int) -> Tensor:

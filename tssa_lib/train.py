@@ -431,7 +431,11 @@ def _run(model: YOLO, folder: Path, watch: Callable[[History], None] | None, dro
     start = time.perf_counter()
     several = len(str(settings.get("device") or "").strip("[]").split(",")) > 1
     watching = _watching(watch) if watch is not None and not several else {}
-    ours = [{"on_pretrain_routine_start": _save_whole}, watching, {} if drop_bad else _REFUSING]
+    ours: list[dict[str, Callable[[Any], None]]] = [
+        {"on_pretrain_routine_start": _save_whole},
+        watching,
+        {} if drop_bad else _REFUSING,
+    ]
     try:
         with contextlib.ExitStack() as stack:
             for callbacks in ours:
@@ -528,7 +532,7 @@ def _refuse_bad_images(trainer: Any) -> None:
             refuse_bad_files(loader.dataset, split, mend)
 
 
-_REFUSING = {"on_pretrain_routine_end": _refuse_bad_images}
+_REFUSING: dict[str, Callable[[Any], None]] = {"on_pretrain_routine_end": _refuse_bad_images}
 
 
 @contextlib.contextmanager
