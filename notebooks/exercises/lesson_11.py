@@ -13,6 +13,23 @@ def _tokens(height, width):
     return (height // 32) * (width // 32)
 
 
+def _w(B, K, N, p):
+    return torch.randn(B, K, N, p, generator=torch.Generator().manual_seed(N), dtype=torch.float64)
+
+
+def _theta(K):
+    return torch.linspace(0.5, 3, K, dtype=torch.float64)[:, None]
+
+
+def _update(w, temp, axis=1, divided=True, weighted=True):
+    w2 = w**2
+    share = w2 / w2.sum(2, keepdim=True) if divided else w2
+    Pi = (share.sum(3) * temp).softmax(axis)  # (B, K, N)
+    s = (Pi[..., None] * w2).sum(2)  # (B, K, p)
+    s = s / Pi.sum(2, keepdim=True) if weighted else s / w.shape[2]
+    return -Pi[..., None] * w / (1 + s[:, :, None])
+
+
 EXERCISES = [
     Exercise(
         id="11a",
@@ -68,6 +85,25 @@ EXERCISES = [
             "3 survives being turned upside down (top to bottom), not left to right.": {0, 1, 3, 8},
             "1 is, in most hands, little more than a stroke: it survives, too.": {0, 8},
             "6 and 9 turn into each other when rotated by half a turn, not when mirrored.": {0, 1, 6, 8, 9},
+        },
+    ),
+    Exercise(
+        id="11e",
+        hint="five lines: w², each coordinate over its sum of the tokens' squares, Π by a softmax over the heads, s, −Π D w.",
+        inputs=[(_w(2, 3, 7, 4), _theta(3)), (_w(1, 2, 5, 3), _theta(2))],
+        right=_update,
+        wrong={
+            "Π is a softmax over the heads (axis 1); this one is over the tokens.": lambda w, temp: _update(
+                w, temp, axis=2
+            ),
+            "the temperatures are missing in the logits.": lambda w, temp: _update(w, 1 + 0 * temp),
+            "the logits are sums of squares that were divided by their sum over all tokens; these were not divided.": (
+                lambda w, temp: _update(w, temp, divided=False)
+            ),
+            "the moments are means weighted by Π: divide by n_k, the sum of π over the tokens.": lambda w, temp: (
+                _update(w, temp, weighted=False)
+            ),
+            "the sign: the update goes against the gradient, so it is −Π D w.": lambda w, temp: -_update(w, temp),
         },
     ),
 ]

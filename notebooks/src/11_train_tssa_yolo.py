@@ -11,6 +11,7 @@
 # **After this you can**
 #
 # - train a TSSA-YOLO in minutes, and read its losses and its mAP
+# - write the layer yourself, and have YOLO11 learn with it
 # - look at the memberships and gates of a trained detector, and test whether it needs them
 # - compare two detectors without claiming more than one run can show
 # - export the detector, and run the same calls on your own data, on one GPU or on several
@@ -18,7 +19,7 @@
 # **Before this:** [lesson 7](07_the_layer.ipynb) (the layer). [Lesson 10](10_inside_yolo11.ipynb) explains the slot
 # in YOLO11 that the layer goes into; you can read it afterwards.
 #
-# **Time:** about 40 minutes to read, 310 seconds to run on two CPU cores, most of them two trainings; with Going deeper 10 minutes more.
+# **Time:** about 40 minutes to read, 330 seconds to run on two CPU cores, most of them two trainings; with Going deeper 10 minutes more.
 
 # %% [markdown]
 # ## 11.1 Set up
@@ -38,7 +39,9 @@ import torch
 
 from tssa_lib import observe, plots, scenes, yolo
 from tssa_lib.silence import intervene
-from kit import DIFFERENCES, check, exercise, show
+from kit import DIFFERENCES, check, exercise, mine, show
+from kit.own_layer import in_yolo
+from tssa_lib.core import token_update
 from tssa_lib.train import FULL, SCENES, LiveCurve, export, predict, train, validate
 
 # %%
@@ -530,7 +533,63 @@ exercise("11d", answer_11d)
 # All others become shapes that no one writes, and the detector would spend its capacity on them.
 #
 # </details>
+
+# %% [markdown]
+# ## 11.13 Your own layer, at work
 #
+# Eleven lessons for five lines. Write the update of the published layer for projected tokens, and then watch *your*
+# layer learn in YOLO11.
+#
+# **Exercise 11e.** `w` (B, K, N, p) holds the projected tokens, `temp` (K, 1) the temperatures. Return
+# $-\pi_{jk}\, D_k\, w_{kj}$, of the shape of `w`: squares divided by their sum over the tokens, memberships by a softmax
+# over the heads, second moments, gates $1/(1+s)$ (lesson 7). Without the library's functions for it.
+
+# %%
+def my_update(w, temp):
+    return ...                                                             # (B, K, N, p)
+
+
+update = mine("11e", my_update, token_update)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def my_update(w, temp):
+#     w2 = w**2                                                            # (B, K, N, p)
+#     logits = (w2 / w2.sum(2, keepdim=True)).sum(3) * temp                # (B, K, N)
+#     Pi = logits.softmax(1)                                               # over the K heads
+#     s = (Pi[..., None] * w2).sum(2) / Pi.sum(2, keepdim=True)            # (B, K, p)
+#     return -Pi[..., None] * w / (1 + s[:, :, None])
+# ```
+#
+# </details>
+#
+# One call lets every TSSA block of YOLO run on it, in models that exist and in those that `train` builds anew. First the
+# trained detector: are its maps the same as with the library's layer?
+
+# %%
+x = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255     # (B, 3, H, W)
+network = yolo.YOLO(str(run.best)).model.eval()
+with torch.no_grad():
+    theirs = network(x)[0]
+    with in_yolo(update):
+        ours = network(x)[0]
+print("the same boxes and scores, up to rounding:", (ours - theirs).abs().max().item() < 1e-2)
+
+# %% [markdown]
+# And it trains: three epochs on a quarter of the scenes, far too few to be good, enough to see the loss fall through
+# your own lines, gradients and all.
+
+# %% tags=["nbval-ignore-output"]
+with in_yolo(update):
+    own = train(data, "yolo11n-tssa.yaml", folder=tempfile.mkdtemp(), quiet=True, **{**recipe, "epochs": 3, "fraction": 0.25})
+print(f"{update.__name__}: class loss", " → ".join(f"{row['cls_loss']:.2f}" for row in own.history))
+
+# %%
+print("the loss fell:", own.history[-1]["cls_loss"] < own.history[0]["cls_loss"])
+
+# %% [markdown]
 # ## Takeaways
 #
 # - A TSSA-YOLO trains like any YOLO: same data, same calls, same exports, formats for integers alone excepted. Nothing in the installed
