@@ -13,7 +13,7 @@ Update = Callable[[Tensor, Tensor], Tensor]
 
 @contextmanager
 def in_yolo(update: Update) -> Iterator[None]:
-    """Let YOLO's TSSA blocks compute their update by `update(w, temp)`, also in models built meanwhile, as `train` does.
+    """Let YOLO's TSSA blocks run on `update(w, temp)`, also those that are built meanwhile, as `train` does.
 
     update: projected tokens w (B, K, N, p) and temperatures (K, 1) → −π_jk D_k w_kj (B, K, N, p), differentiable. The
     blocks keep their projections, positions and output maps. Afterwards they are as before.
