@@ -321,12 +321,13 @@ print("Pi", tuple(seen.Pi.shape), "· gates", tuple(seen.gates.shape))
 # </details>
 
 # %% tags=["nbval-ignore-output", "hide-input"]
-# figure: Four validation scenes, each beside a coarse map of 4 by 4 …
-maps = seen.Pi[:4, 0].unflatten(1, (4, 4)).repeat_interleave(32, 1).repeat_interleave(32, 2)   # (4, 128, 128)
-show(plots.pictures([m for pair in zip(pictures, maps) for m in pair],
-                    [t for i in range(4) for t in (f"scene {i}", "Π of head 1")], size=1.8, unit="membership π", vmin=0, vmax=1),
-     alt="Four validation scenes, each beside a coarse map of 4 by 4 squares: the membership of each token in head 1",
-     digest=f"memberships in head 1 from {maps.min():.2f} to {maps.max():.2f}, standard deviation {maps.std():.2f}")
+# figure: four scenes, each with the part of head 1 above an equal share in blue …
+axes = plots.row(4, 2.4, 2.7)
+for i, ax in enumerate(axes):
+    above = ((seen.Pi[i, 0] - 0.5) / 0.5).clamp_min(0).unflatten(0, (4, 4))  # blank: an equal share, or less
+    plots.overlay(pictures[i] / 255, above, plots.COLORS[0], title=f"scene {i}: Π of head 1", ax=ax)
+show(axes[0].figure, alt="Four validation scenes with the membership of each of 16 tokens in head 1 laid over in blue; blank is an equal share",
+     digest=f"memberships in head 1 from {seen.Pi[:4, 0].min():.2f} to {seen.Pi[:4, 0].max():.2f}; blank is 0.5 or less")
 
 # %% [markdown]
 # To say it in one number: the *entropy* of a token's memberships, divided by the largest possible, is 1 if the token
@@ -348,19 +349,20 @@ print(f"evenness of the memberships {evenness(seen.Pi):.3f}; temperatures {temp[
 # gates of a scene are what a token hears of the others by (lesson 7), so what matters is how much they *differ between scenes*.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
-# figure: A picture of eight rows and 128 columns: the gates of each …
-gates = seen.gates.flatten(1)                                              # (8, 2 · 64)
-show(plots.heat(gates, title="Gates of eight scenes", xlabel="coordinate (head 1: 0 to 63, head 2: 64 to 127)",
-                ylabel="scene", unit="gate D", vmin=0, vmax=1),
-     alt="A picture of eight rows and 128 columns: the gates of each scene",
-     digest=f"mean gate of a scene from {gates.mean(1).min():.2f} to {gates.mean(1).max():.2f}; standard deviation "
-            f"over coordinates {gates.std(1).mean():.2f}, over scenes {gates.std(0).mean():.2f}")
+# figure: sorted gates of both heads, and how far the scenes spread …
+gates, axes = seen.gates, plots.row(2, 5.0, 3.4)                           # (8, 2, 64)
+for k, ax in enumerate(axes):
+    D = gates[:, k, gates[:, k].mean(0).argsort()]                         # coordinates sorted by their mean gate
+    series = {"highest of eight scenes": D.amax(0), "mean": D.mean(0), "lowest": D.amin(0)}
+    plots.lines(range(64), series, title=f"Gates of head {k + 1}", xlabel="coordinate, sorted", ylabel="gate D", ax=ax)
+    ax.set_ylim(0, 1)
+show(axes[0].figure, alt="For each head the 64 gates, sorted: their mean over eight scenes, and the highest and the lowest scene",
+     digest=f"standard deviation over coordinates {gates.std(2).mean():.2f}, over scenes {gates.std(0).mean():.2f}")
 
 # %% [markdown]
-# Columns that stay bright or dark from scene to scene are a fixed scaling of a channel, learned once. What changes from
-# row to row is the picture's own statistics. Where a whole row is dark, look at the scene: a second moment is a mean
-# of squares, and a mean of squares is ruled by its largest members. One token with a very strong response is enough to
-# close nearly every gate, for all tokens of that scene.
+# The slope of the middle curve is a fixed scaling of channels, learned once. The gap between highest and lowest is what
+# the picture's own statistics change. A second moment is a mean of squares, and a mean of squares is ruled by its
+# largest members: one token with a very strong response is enough to close nearly every gate, for all tokens of that scene.
 #
 # ### Does the detector need all this?
 #
