@@ -30,6 +30,9 @@ def _np(a: Any) -> np.ndarray:
     return np.asarray(a.detach().cpu() if hasattr(a, "detach") else a)
 
 
+LARGE = 300_000  # characters of a PNG from which a figure is stored as JPEG
+
+
 class Drawing(Figure):
     """A figure that belongs to nobody but its holder, and that a notebook shows once."""
 
@@ -39,13 +42,16 @@ class Drawing(Figure):
 
 def img(fig: Figure, alt: str) -> str:
     """A figure as an HTML image with alternative text, the one place where browsers look for it."""
-    return f'<img alt="{html.escape(alt)}" src="{data_url(fig)}">'
+    url = data_url(fig)
+    if len(url) > LARGE:  # photos: a notebook that shows many would not open on GitHub
+        url = data_url(fig, kind="jpeg")
+    return f'<img alt="{html.escape(alt)}" src="{url}">'
 
 
 def data_url(fig: Figure, dpi: int = 100, kind: str = "png") -> str:
     """A figure as a picture in a data URL, "png" or, smaller where there are photos, "jpeg"."""
     buffer = io.BytesIO()
-    settings = {"metadata": {"Software": None}} if kind == "png" else {"pil_kwargs": {"quality": 80}}
+    settings = {"metadata": {"Software": None}} if kind == "png" else {"pil_kwargs": {"quality": 88}}
     fig.savefig(buffer, format=kind, dpi=dpi, bbox_inches="tight", **settings)
     return f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode()
 
