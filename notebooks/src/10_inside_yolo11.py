@@ -541,8 +541,9 @@ class Fused(type(attn)):
     def forward(self, x):
         heads = self.qkv(x).flatten(2).unflatten(1, (self.num_heads, -1)).mT                   # (B, K, n, 2p)
         q, k, v = heads.split([self.key_dim, self.key_dim, self.head_dim], dim=-1)
-        y = torch.nn.functional.scaled_dot_product_attention(q, k, v)                          # (B, K, n, p)
-        image = lambda w: w.mT.reshape(x.shape)
+        q, k = (torch.nn.functional.pad(t, (0, self.head_dim - self.key_dim)) for t in (q, k))  # as wide as v
+        y = torch.nn.functional.scaled_dot_product_attention(q, k, v.contiguous(), scale=self.scale)
+        image = lambda w: w.mT.reshape(x.shape)                                                # (B, K, n, p) to (B, C, H, W)
         return self.proj(image(y) + self.pe(image(v)))
 
 fused = copy.deepcopy(attn)
@@ -594,8 +595,9 @@ show(fig, alt="Two groups of bars on logarithmic axes. Time: the three are close
             + f"; TSSA is the fastest at P3: {milliseconds['TSSA'][-1] == min(times[-1] for times in milliseconds.values())}")
 
 # %% [markdown]
-# SDPA saved nothing here: its largest tensor is the table again. In this block queries are half as wide as values and lie across memory, and PyTorch's CPU version
-# then writes the table out after all. Where its fast path applies, as in lesson 9, no table is made. So "attention at stride 8 needs gigabytes" is true of writing it out, not of softmax.
+# SDPA saves the table: at P3 its largest tensor is a small multiple of TSSA's, and it is faster than the written-out form. (In this block queries are half as wide as
+# values; without the zeros that fill them up, PyTorch's CPU version writes the table out after all.) So "attention at stride 8 needs gigabytes" is true of writing it out,
+# not of softmax.
 # **The time stays:** SDPA does the multiplications of (10.5), and the term in $n^2$ stays. So TSSA's advantage at P4 and P3 is operations, and with them time. Count them
 # for whole detectors; SDPA and the written-out form do the same number.
 
