@@ -19,7 +19,7 @@
 # **Before this:** [lesson 7](07_the_layer.ipynb) (the layer). [Lesson 10](10_inside_yolo11.ipynb) explains the slot
 # in YOLO11 that the layer goes into; you can read it afterwards.
 #
-# **Time:** about 40 minutes to read, 330 seconds to run on two CPU cores, most of them two trainings; with Going deeper 10 minutes more.
+# **Time:** about 47 minutes to read, 330 seconds to run on two CPU cores, most of them two trainings; with Going deeper 10 minutes more.
 
 # %% [markdown]
 # ## 11.1 Set up
