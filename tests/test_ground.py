@@ -70,6 +70,7 @@ IMPORT_NAMES = {"pillow": "PIL", "scikit-learn": "sklearn"}
 COMES_WITH = {
     "IPython": "ipykernel",
     "jupyter_client": "ipykernel",
+    "nbconvert": "jupyterlab",
     "yaml": "ultralytics",
     "cv2": "ultralytics",
     "scipy": "scikit-learn",

@@ -277,7 +277,7 @@ def test_a_format_that_nobody_knows_is_named(best):
 @pytest.mark.parametrize("format", sorted(NO_FLOAT32))
 def test_a_format_that_cannot_hold_the_squares_is_refused(best, format):
     with pytest.raises(
-        ValueError, match=f"expected an export format with float32.*got '{format}'; onnx, torchscript and openvino"
+        ValueError, match=f"expected an export with float32.*got '{format}'; onnx, torchscript and openvino"
     ):
         export(YOLO(str(best)), format, imgsz=64)
 
