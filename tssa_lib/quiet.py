@@ -5,11 +5,13 @@ set win (`YOLO_CONFIG_DIR`, `YOLO_OFFLINE`, `YOLO_AUTOINSTALL`). Data sets and w
 downloaded. Every file that imports Ultralytics imports this one first.
 """
 
+import glob
 import json
 import logging
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch  # noqa: F401  (before ultralytics, which else holds torch to one thread)
 
@@ -46,6 +48,26 @@ def make_quiet() -> bool:
 if make_quiet():
     logging.disable(logging.WARNING)
 
-import ultralytics  # noqa: E402, F401
+from ultralytics.utils import checks  # noqa: E402
 
 logging.disable(logging.NOTSET)
+
+
+def find(pattern: str, root: str = "", **options: bool) -> list[str]:
+    """`glob.glob`, with the folder that Ultralytics is installed in taken as it is called.
+
+    Ultralytics finds its own files (yolo11.yaml, coco8.yaml, botsort.yaml) by a pattern that begins with that folder:
+    in one called "my [lessons]" it finds none, as brackets stand for one letter there.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp(suffix="[lessons]"))
+    >>> (folder / "a.yaml").touch()
+    >>> len(find(f"{folder}/*.yaml", str(folder))), glob.glob(f"{folder}/*.yaml")
+    (1, [])
+    """
+    root = root or str(checks.ROOT.parent)
+    inside = pattern.startswith(root)
+    return glob.glob(glob.escape(root) + pattern[len(root) :] if inside else pattern, **options)
+
+
+checks.glob = SimpleNamespace(glob=find)
