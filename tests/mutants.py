@@ -7,6 +7,8 @@ Each mutant is a file, a piece of text that stands in it once, what replaces it,
 made in a copy of the checkout; the checkout stays as it is. "lived" is a hole in the tests, or an equivalent mutant.
 """
 
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -117,7 +119,7 @@ MUTANTS = [
 
 
 def judge(number: int, place: Path) -> tuple[str, float]:
-    """("killed" | "lived" | "no such text", seconds) of one mutant, made in the copy at `place` and undone there."""
+    """("killed by TEST" | "lived" | …, seconds) of one mutant, made in the copy at `place` and undone there."""
     file, old, new, tests = MUTANTS[number]
     path = place / file
     text = path.read_text(encoding="utf-8")
@@ -126,11 +128,32 @@ def judge(number: int, place: Path) -> tuple[str, float]:
     path.write_text(text.replace(old, new), encoding="utf-8")
     start = time.perf_counter()
     try:
-        command = [sys.executable, "-m", "pytest", *tests.split(), "-x", "-q", "-p", "no:cacheprovider"]
-        done = subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=900)
-        return ("lived" if done.returncode == 0 else "killed"), time.perf_counter() - start
+        killer = failing(tests.split(), place)
+        if not killer:  # not by the tests that ought to: by any that uses the file?
+            killer = failing(sorted(users(path, place) - set(tests.split())), place)
     finally:
         path.write_text(text, encoding="utf-8")
+    if killer and failing([killer], place):
+        return f"told nothing by {killer}, which fails without it", time.perf_counter() - start
+    return f"killed by {killer}" if killer else "lived", time.perf_counter() - start
+
+
+def users(path: Path, place: Path) -> set[str]:
+    """The test files that name this file's module."""
+    folder = place / (K if "kit" in path.parts else L)
+    named = [test for test in folder.glob("test_*.py") if re.search(rf"\b{path.stem}\b", test.read_text("utf-8"))]
+    return {test.relative_to(place).as_posix() for test in named}
+
+
+def failing(tests: list[str], place: Path) -> str:
+    """The first of these tests that fails in the copy, "" when all pass; an error when none was found to run."""
+    command = [sys.executable, "-m", "pytest", *tests, "-x", "-q", "-p", "no:cacheprovider"]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(place), str(place / "notebooks")])}
+    done = subprocess.run(command, cwd=place, env=env, capture_output=True, text=True, timeout=1800)
+    if done.returncode not in (0, 1):
+        raise RuntimeError(f"expected {' '.join(tests)} to run, got {done.returncode}:\n{done.stdout[-2000:]}")
+    named = re.findall(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", done.stdout, re.M)
+    return named[0] if done.returncode else ""
 
 
 def main() -> None:
@@ -142,9 +165,10 @@ def main() -> None:
         shutil.copytree(ROOT, place, ignore=leave)
         for number in chosen:
             verdict, seconds = judge(number, place)
-            counts[verdict] = counts.get(verdict, 0) + 1
-            print(f"{number:2}  {verdict:12} {seconds:5.0f} s  {MUTANTS[number][0]}: {MUTANTS[number][1]}", flush=True)
-    print(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
+            kind = verdict.split(" by ")[0]
+            counts[kind] = counts.get(kind, 0) + 1
+            print(f"{number:2}  {MUTANTS[number][0]}: {MUTANTS[number][1]}  {verdict}  ({seconds:.0f} s)", flush=True)
+    print(", ".join(f"{count} {kind}" for kind, count in counts.items()))
 
 
 if __name__ == "__main__":

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
+
+from tssa_lib import observe, tssa, yolo
+from tssa_lib.yolo import C2TSSA, TSSAttention
+
 from ultralytics import YOLO
 from ultralytics.nn import tasks
 from ultralytics.nn.modules import C2PSA
 from ultralytics.nn.modules.block import Attention
 from ultralytics.utils import checks
-
-from tssa_lib import observe, tssa, yolo
-from tssa_lib.yolo import C2TSSA, TSSAttention
 
 # eval outputs reach about 500 pixels; float32 keeps 7 digits, and fusing batch norm costs about two
 FUSED = 1e-3
