@@ -3,7 +3,7 @@
     python -m experiments.blood_cells ready     about eight minutes of one idle core
     python -m experiments.blood_cells use       a minute: what the ready detector loses without its attention
     python -m experiments.blood_cells recipe    about five minutes
-    python -m experiments.blood_cells trial     about half an hour of one idle core; resumable
+    python -m experiments.blood_cells trial     about fifty minutes of one idle core; resumable
 
 `ready` trains YOLO11n with TSSA at P3, P4 and P5, in the form that the derivation suggests, keeps its last epoch in
 data/detectors/blood_cells.pt and writes data/results/blood_cells_ready.json: one seed, measured once. `recipe` does
@@ -11,8 +11,7 @@ the same with the shorter recipe of the last lesson, `tssa_lib.train.CELLS`: dat
 `use` puts its rows into data/results/use.json. `trial` writes data/results/blood_cells.json, and its rows of use into
 use.json.
 
-The control of the trial stands at P5 alone: TSSA at three places has feed-forward parts at P3 and P4 besides, so a gain
-of it would have to be held against what is left when it is silenced.
+Every arm has its control at the same places: the same blocks, feed-forward parts included, without a token mixer.
 """
 
 from __future__ import annotations
@@ -35,9 +34,10 @@ DATA = paths.shipped("blood_cells/data.yaml")
 DETECTOR = record.RESULTS.parent / "detectors" / "blood_cells.pt"
 READY = {**CELLS, "imgsz": 224, "epochs": 20, "batch": 8, "nbs": 8}
 EVERYWHERE = ("P3", "P4", "P5")
-TRIAL = dict(imgsz=128, epochs=5, batch=8, nbs=8, lr0=0.004)  # what five seeds of four blocks can take
+TRIAL = dict(imgsz=160, epochs=8, batch=8, nbs=8, lr0=0.004)  # what five seeds of five arms can take
 ARMS = (
     Arm("none"),
+    Arm("none", EVERYWHERE),
     Arm("softmax"),
     Arm("TSSA published"),
     Arm("TSSA improved", EVERYWHERE),
