@@ -47,10 +47,11 @@ from tssa_lib.yolo import YAML, YOLO
 
 # The same for every task, network and block. Colours are the question, so none is changed; a scene is never cut. Biases
 # warm up as the weights do: Ultralytics' 0.1 is for SGD, and under AdamW it shifts what the block sees (its own
-# `optimizer="auto"` turns it off for the same reason).
+# `optimizer="auto"` turns it off for the same reason). The rate was chosen on other scenes (seed 0) by the detector
+# without a block: with 0.003 it had not found all discs after 24 epochs, with 0.01 it had.
 RECIPE = {
     **SCENES,
-    **dict(batch=8, nbs=8, lr0=0.003, cls=1.0, warmup_bias_lr=0.0, fliplr=0.5, flipud=0.5),
+    **dict(batch=8, nbs=8, lr0=0.01, cls=1.0, warmup_bias_lr=0.0, fliplr=0.5, flipud=0.5),
     **dict(hsv_h=0.0, hsv_s=0.0, hsv_v=0.0, scale=0.0, translate=0.0, erasing=0.0),
 }
 
@@ -71,7 +72,7 @@ QUICK = Form("quick", train=64, val=16, epochs=1)
 
 def spec(task: str, form: Form) -> DrawnSpec:
     """The scenes of a task."""
-    return DrawnSpec(task, train=form.train, val=form.val)
+    return DrawnSpec(task, train=form.train, val=form.val, seed=1)
 
 
 # --- networks -----------------------------------------------------------------------------------
