@@ -63,9 +63,8 @@ class Lens:
         if len(looks) != 1:
             raise ValueError(f"expected one picture, got {len(looks)}")
         self.look = looks[0]
-        if any(o.grid is None for o in self.look.layers):
-            names = ", ".join(o.name for o in self.look.layers if o.grid is None)
-            raise ValueError(f"expected tokens that come from a map, got none for {names}")
+        for o in self.look.layers:
+            views.grid_of(o)  # refuses tokens that come from no map, before the detector is asked
         questions = list(_questions(observer, self.look, other))
         again = image if observer.side else np.ascontiguousarray(self.look.photo[..., ::-1])
         runs = [_run("", "", self.look, self.look)]
@@ -93,7 +92,8 @@ class Lens:
 
 def example() -> tuple[Path, Path]:
     """A picture of blood cells that the ready detector has not been trained on, and another one."""
-    return tuple(shipped(f"blood_cells/images/val/BloodImage_{n}.jpg") for n in ("00216", "00148"))
+    first, other = (shipped(f"blood_cells/images/val/BloodImage_{n}.jpg") for n in ("00216", "00148"))
+    return first, other
 
 
 NOTE = (
@@ -108,8 +108,8 @@ def _questions(observer: Observer, look: Look, other: Any) -> Iterator[tuple[str
     for i, o in enumerate(look.layers):
         K = o.Pi.shape[1]
         for k in range(K if K > 1 else 0):
-            yield f"head:{i}:{k}", f"head {k + 1} at {_place(o)} off", _head_off(k), [o.name]
-        yield f"layer:{i}", f"the layer at {_place(o)} off", "silenced", [o.name]
+            yield f"head:{i}:{k}", f"head {k + 1} at {views.place(o)} off", _head_off(k), [o.name]
+        yield f"layer:{i}", f"the layer at {views.place(o)} off", "silenced", [o.name]
     yield "all", "all TSSA updates off", "silenced", None
     if other is not None:
         theirs = {own.layer: o.gates for own, o in zip(look.layers, observer(other)[0].layers)}
@@ -132,10 +132,8 @@ def _run(key: str, words: str, before: Look, after: Look) -> dict[str, Any]:
     """What one run found, `from` which box of the first run each of its boxes comes, and that in words."""
     origin = match(before.boxes, after.boxes)
     run: dict[str, Any] = {"key": key, "boxes": after.boxes.round(5).tolist(), "from": origin, "says": "", "short": ""}
-    if after.scores is not None:
-        top = np.argsort(-after.scores)[:5]
-        if key:
-            top = np.argsort(-before.scores)[:5]
+    if before.scores is not None and after.scores is not None:
+        top = np.argsort(-before.scores)[:5]
         run["scores"] = [[before.names.get(int(i), f"class {i}"), round(float(after.scores[i]), 5)] for i in top]
     if key and len(before.boxes):
         stay = sum(i is not None for i in origin)
@@ -146,7 +144,7 @@ def _run(key: str, words: str, before: Look, after: Look) -> dict[str, Any]:
         if change:
             says += f", their confidence changes by {np.mean(change):.3f} on average and {max(change):.3f} at most"
         run["says"] = says + (f"; {fresh} new." if fresh else ".")
-    elif key and after.scores is not None:
+    elif key and before.scores is not None and after.scores is not None:
         best = int(before.scores.argmax())
         run["says"] = (
             f"{words[0].upper() + words[1:]}: {before.names.get(best, f'class {best}')} has "
@@ -221,9 +219,9 @@ def _layer(o: Observation, w: np.ndarray | None) -> dict[str, Any]:
         stored = {"w": text(np.rint(w / scale[:, None]).astype(np.int8)), "scale": numbers(scale)}
     return {
         "name": o.name,
-        "place": _place(o),
+        "place": views.place(o),
         "stride": o.stride,
-        "grid": list(o.grid),
+        "grid": list(views.grid_of(o)),
         "K": K,
         "p": o.gates.shape[-1],
         "even": round(o.entropy.item(), 4),
@@ -236,10 +234,6 @@ def _layer(o: Observation, w: np.ndarray | None) -> dict[str, Any]:
         "Pi": text(np.rint(o.Pi[0].double().cpu().numpy() * 65535).astype("<u2")),
         **stored,
     }
-
-
-def _place(o: Observation) -> str:
-    return f"stride {o.stride}" if o.stride and o.stride > 1 else o.name
 
 
 def numbers(a: Tensor | np.ndarray) -> list[float]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,7 +40,7 @@ class Observation(NamedTuple):
     gates: Tensor  # (B, K, p)
     rate_before: Tensor  # (B,) variational rate of the layer's input, in nats, c absorbed
     rate_after: Tensor  # (B,) of input plus output, Π held fixed
-    layer: nn.Module  # the layer itself
+    layer: TokenStatistics  # the layer itself
 
     @property
     def entropy(self) -> Tensor:
@@ -60,7 +60,12 @@ class Observation(NamedTuple):
 
     def only(self, b: int) -> Observation:
         """The observation of picture b of the batch alone, B = 1."""
-        return self._replace(**{k: v[b : b + 1] for k, v in self._asdict().items() if isinstance(v, Tensor)})
+        return self.each(lambda values: values[b : b + 1])
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Observation:
+        """The observation with every tensor changed."""
+        changed: dict[str, Any] = {k: change(v) for k, v in self._asdict().items() if isinstance(v, Tensor)}
+        return self._replace(**changed)
 
 
 @contextmanager
@@ -85,7 +90,8 @@ def observe(model: nn.Module) -> Iterator[list[Observation]]:
 
     def note(name: str, layer: TokenStatistics, x: Tensor, output: Tensor) -> None:
         w, (Pi, s, D) = layer.project(x), layer.statistics(x)
-        grid = tuple(x.shape[-2:]) if x.ndim == 4 else (side, side) if side and side**2 == Pi.shape[-1] else None
+        square = (side, side) if side and side**2 == Pi.shape[-1] else None
+        grid = (x.shape[-2], x.shape[-1]) if x.ndim == 4 else square
         stride = round(rows[0] / grid[0]) if grid and rows[0] else None
         after = second_moments(layer.project(x + output), Pi, layer.mass)
         before, after = (moments_rate(m, Pi, layer.c) for m in (s, after))  # (B,)
@@ -138,12 +144,21 @@ def _each_call(model: nn.Module, note: Callable[[str, TokenStatistics, Tensor, T
             h.remove()
 
 
-def layers_of(model: nn.Module) -> dict[str, TokenStatistics]:
-    """Every TSSA of a model by its name, in the model's order. ValueError for a model without one."""
-    layers = {name: m for name, m in model.named_modules() if isinstance(m, TokenStatistics)}
-    if not layers:
-        raise ValueError(f"expected a model that holds a TSSA layer, got {type(model).__name__} without one")
-    return layers
+def tssa_layers(model: Any) -> dict[str, TokenStatistics]:
+    """The TSSA layers of a module, or of a YOLO's network, by their names and in the model's order.
+
+    >>> list(tssa_layers(nn.Sequential(TSSA(8, 2))))
+    ['0']
+    """
+    module = model.model if hasattr(model, "predictor") else model  # a YOLO wraps its network
+    return {name: m for name, m in module.named_modules() if isinstance(m, TokenStatistics)}
+
+
+def layers_of(model: Any) -> dict[str, TokenStatistics]:
+    """`tssa_layers`, and ValueError for a model without one."""
+    if layers := tssa_layers(model):
+        return layers
+    raise ValueError(f"expected a model that holds a TSSA layer, got {type(model).__name__} without one")
 
 
 # ---- a model and a picture ----------------------------------------------------------------------------
@@ -219,6 +234,9 @@ class Observer:
         see = self._squares if self.side else self._pictures
         return [look for image in images for look in see(getattr(image, "orig_img", image), layers)]
 
+    def _watched(self, layers: bool) -> AbstractContextManager[list[Observation]]:
+        return observe(self.network) if layers else nullcontext([])
+
     def _pictures(self, image: Any, layers: bool) -> list[Look]:
         if isinstance(image, np.ndarray) and image.dtype not in (np.uint8, np.uint16):
             raise ValueError(f"expected an array of uint8 in BGR order, as OpenCV reads it, got {image.dtype}")
@@ -228,7 +246,7 @@ class Observer:
             batches.append((inputs[0], output, seen[:]))
             seen.clear()
 
-        with observe(self.network) if layers else nullcontext([]) as seen:
+        with self._watched(layers) as seen:
             handle = self.network.register_forward_hook(passed)
             try:
                 results = iter(self.predictor(str(image) if isinstance(image, Path) else image))
@@ -250,7 +268,7 @@ class Observer:
         x = torch.tensor(photo).permute(2, 0, 1)[None].float() / 255
         x = nn.functional.interpolate(x, size=(self.side, self.side), mode="bilinear", antialias=True)
         weight = next(self.network.parameters())
-        with torch.no_grad(), observe(self.network) if layers else nullcontext([]) as seen:
+        with torch.no_grad(), self._watched(layers) as seen:
             output = self.network(x.mean(1).to(weight))
         scores = output[0].float().softmax(-1).cpu().numpy()
         picture = x[0].permute(1, 2, 0).numpy().clip(0, 1)
@@ -269,8 +287,7 @@ def look(model: Any, image: Any, imgsz: int | tuple[int, int] | None = None) -> 
 def _free(o: Observation, b: int) -> Observation:
     """Picture b of the batch, as tensors that autograd may use: the predictor's are inference tensors."""
     with torch.inference_mode(False):
-        o = o.only(b)
-        return o._replace(**{k: v.clone() for k, v in o._asdict().items() if isinstance(v, Tensor)})
+        return o.only(b).each(Tensor.clone)
 
 
 def _placed(result: Any, look: Look) -> np.ndarray:

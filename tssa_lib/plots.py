@@ -12,7 +12,7 @@ import base64
 import html
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -20,6 +20,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import EllipseCollection, PathCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from mpl_toolkits.mplot3d import Axes3D
 
 COLORS = ["#0072B2", "#E69F00", "#009E73", "#000000", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442"]
 DASHES = ["-", "--", "-.", ":"]
@@ -67,13 +68,13 @@ def digest(fig: Figure) -> str:
 
 def _panel(ax: Axes) -> str:
     curves = [line.get_ydata() for line in ax.lines if line.get_transform() is ax.transData]
-    maps = [im.get_array() for im in ax.images]
+    maps = [m for im in ax.images if (m := im.get_array()) is not None]
     rgb, maps = [m for m in maps if m.ndim == 3], [m for m in maps if m.ndim == 2]
-    dots = [c.get_offsets() for c in ax.collections if isinstance(c, PathCollection)]
+    dots: list[np.ndarray] = [np.ma.asarray(c.get_offsets()) for c in ax.collections if isinstance(c, PathCollection)]
     heights = [[bar.get_height() for bar in group] for group in ax.containers if hasattr(group, "patches")]
     found = [
         _kind("line", len(curves), curves),
-        _kind("point", sum(map(len, dots)), [np.asarray(d)[:, -1] for d in dots]),
+        _kind("point", sum(map(len, dots)), [d[:, -1] for d in dots]),
         _kind("bar", sum(map(len, heights)), heights),
         *(f"map {m.shape[0]} × {m.shape[1]}, {_extent([m.ravel()])}" for m in maps),
         *(f"picture {m.shape[0]} × {m.shape[1]}" for m in rgb),
@@ -103,6 +104,11 @@ def row(
     return [
         fig.add_subplot(rows, columns, i + 1, projection="3d" if i in three_d else None) for i in range(rows * columns)
     ]
+
+
+def figure_of(ax: Axes) -> Figure:
+    """The figure that a panel stands in."""
+    return ax.figure.figure  # also where the panel stands in a subfigure
 
 
 def _axes(ax: Axes | None, title: str, xlabel: str = "", ylabel: str = "") -> Axes:
@@ -145,7 +151,7 @@ def lines(
     ax.grid(alpha=0.25)
     if len(series) + len(hlines) + len(vlines) > 1:
         ax.legend(fontsize=10)
-    return ax.figure
+    return figure_of(ax)
 
 
 def points(
@@ -170,7 +176,8 @@ def points(
     groups = np.zeros(len(xy), int) if groups is None else _np(groups)
     for k in np.unique(groups):
         ax.scatter(
-            *xy[groups == k].T,
+            xy[groups == k, 0],
+            xy[groups == k, 1],
             s=36,
             color=COLORS[k % len(COLORS)],
             edgecolor="white",
@@ -194,38 +201,41 @@ def points(
         ax.quiver(*xy.T, *_np(arrows).T, angles="xy", scale_units="xy", scale=1, width=0.006, color="0.3", zorder=2)
         ax.update_datalim(xy + 1.1 * _np(arrows))
     if discs is not None:
+        centres, radius = _np(discs[0]), discs[1]
         ax.add_collection(
             EllipseCollection(
-                *[2 * discs[1]] * 2,
+                2 * radius,
+                2 * radius,
                 0,
                 units="xy",
-                offsets=_np(discs[0]),
-                transOffset=ax.transData,
+                offsets=centres,
+                offset_transform=ax.transData,
                 facecolor="#56B4E933",
                 edgecolor=COLORS[5],
             )
         )
-        ax.update_datalim(np.vstack([_np(discs[0]) + discs[1], _np(discs[0]) - discs[1]]))
+        ax.update_datalim(np.vstack([centres + radius, centres - radius]))
     for name, (px, py) in zip(names, xy):
         ax.annotate(name, (px, py), xytext=(5, 4), textcoords="offset points", fontsize=9)
     ax.axhline(0, color="0.8", zorder=0), ax.axvline(0, color="0.8", zorder=0)
     if equal:
         ax.set_aspect("equal", "datalim")
     ax.legend(fontsize=10)
-    return ax.figure
+    return figure_of(ax)
 
 
-def sphere(x: Any, groups: Any, *, title: str, ax: Axes | None = None) -> Figure:
-    """Unit tokens (N, 3) on the sphere, coloured by group."""
-    ax, x, groups = ax or row(1, three_d=[0])[0], _np(x), _np(groups)
+def sphere(x: Any, groups: Any, *, title: str, ax: Axes3D | None = None) -> Figure:
+    """Unit tokens (N, 3) on the sphere, coloured by group; `ax` is a three-dimensional panel."""
+    ax, x, groups = ax or cast(Axes3D, row(1, three_d=[0])[0]), _np(x), _np(groups)
     u, v = np.mgrid[0 : 2 * np.pi : 25j, 0 : np.pi : 13j]
     ax.plot_wireframe(np.cos(u) * np.sin(v), np.sin(u) * np.sin(v), np.cos(v), color="0.85", linewidth=0.4)
     for k in np.unique(groups):
-        ax.scatter(*x[groups == k].T, s=14, color=COLORS[k % len(COLORS)], label=f"group {k + 1}", depthshade=False)
+        z1, z2, z3 = x[groups == k].T
+        ax.scatter(z1, z2, z3, s=14, color=COLORS[k % len(COLORS)], label=f"group {k + 1}", depthshade=False)
     ax.set(title=title, xlabel="z₁", ylabel="z₂", zlabel="z₃", xticks=[-1, 0, 1], yticks=[-1, 0, 1], zticks=[-1, 0, 1])
     ax.set_box_aspect((1, 1, 1), zoom=0.85)
     ax.legend(fontsize=8, loc="upper left")
-    return ax.figure
+    return figure_of(ax)
 
 
 def heat(
@@ -245,13 +255,12 @@ def heat(
     im = ax.imshow(m, cmap="cividis", vmin=vmin, vmax=vmax, aspect="auto", interpolation="nearest")
     ax.figure.colorbar(im, ax=ax, label=unit, shrink=0.85)
     if numbers:
+        dark = np.less(im.norm(m), 0.5)
         for (i, j), v in np.ndenumerate(m):
-            ax.text(
-                j, i, f"{v:.2f}", ha="center", va="center", fontsize=8, color="white" if im.norm(v) < 0.5 else "black"
-            )
+            ax.text(j, i, f"{v:.2f}", ha="center", va="center", fontsize=8, color="white" if dark[i, j] else "black")
     if max(m.shape) <= 12:
         ax.set(xticks=range(m.shape[1]), yticks=range(m.shape[0]))
-    return ax.figure
+    return figure_of(ax)
 
 
 def bars(
@@ -280,15 +289,15 @@ def bars(
             capsize=3,
             error_kw={"elinewidth": 1},
         )
-    for i, (label, at) in enumerate(hlines.items()):
-        ax.axhline(at, color="0.35", linestyle=["--", ":", "-."][i % 3], linewidth=1.2, label=label)
+    for i, (label, level) in enumerate(hlines.items()):
+        ax.axhline(level, color="0.35", linestyle=["--", ":", "-."][i % 3], linewidth=1.2, label=label)
     long = max(map(len, names)) > 8 and len(names) > 3
     ax.set_xticks(range(len(names)), names, rotation=30 if long else 0, ha="right" if long else "center", fontsize=9)
     ax.set_yscale(yscale)
     ax.grid(axis="y", alpha=0.25)
     if len(series) + len(hlines) > 1:
         ax.legend(fontsize=10)
-    return ax.figure
+    return figure_of(ax)
 
 
 def pictures(
@@ -316,7 +325,7 @@ def pictures(
     if maps:
         scale = next(im for im, m in zip(shown, images) if _np(m).ndim == 2)
         axes[0].figure.colorbar(scale, ax=axes, label=unit, shrink=0.7)
-    return axes[0].figure
+    return figure_of(axes[0])
 
 
 def detections(
@@ -367,12 +376,12 @@ def simplex(Pi: Any, groups: Any = None, *, title: str, names: Sequence[str] = (
             fontsize=9,
         )
     groups, xy = np.zeros(Pi.shape[1], int) if groups is None else _np(groups), Pi.T @ corners
-    ax.scatter(*xy.T, color=[COLORS[g % len(COLORS)] for g in groups], s=36, edgecolor="white", zorder=3)
+    ax.scatter(xy[:, 0], xy[:, 1], color=[COLORS[g % len(COLORS)] for g in groups], s=36, edgecolor="white", zorder=3)
     for name, at in zip(names, xy):
         ax.annotate(name, at, xytext=(4, 5), textcoords="offset points", fontsize=9)
     ax.set(title=title, xlim=(-0.2, 1.2), ylim=(-0.25, 1.1 if len(Pi) > 2 else 0.5))
     ax.set_axis_off()
-    return ax.figure
+    return figure_of(ax)
 
 
 # ---- maps of tokens over a picture --------------------------------------------------------------------
@@ -431,7 +440,7 @@ def gate_bars(D: Any, *, title: str, colors: Sequence[str] = COLORS, ax: Axes | 
         ax.text(at.mean(), 1.04 * max(1.0, D.max()), f"head {k + 1}: mean {gates.mean():.2f}", ha="center", fontsize=9)
     ax.set(title=title, ylabel="gate D", ylim=(0, 1.18 * max(1.0, D.max())), xticks=[])
     ax.set_xlabel("coordinates of each head, sorted: high is taken away, low is kept")
-    return ax.figure
+    return figure_of(ax)
 
 
 def _frame(picture: np.ndarray) -> tuple[float, float, float, float]:
@@ -445,4 +454,4 @@ def _framed(ax: Axes, picture: np.ndarray, boxes: Any, title: str) -> Figure:
     ax.set(xlim=(-0.5, picture.shape[1] - 0.5), ylim=(picture.shape[0] - 0.5, -0.5), aspect="equal")
     ax.set_title(title, fontsize=10)
     ax.set_axis_off()
-    return ax.figure
+    return figure_of(ax)

@@ -16,11 +16,13 @@ Memberships are a layer's own in "silenced", "swapped" and "constant".
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
 
+from tssa_lib.observe import layers_of, tssa_layers  # noqa: F401  (the names of the layers that can be changed)
 from tssa_lib.tssa import TSSA, Statistics, TokenStatistics, gates, second_moments  # noqa: F401  (TSSA: example)
 
 
@@ -53,16 +55,6 @@ INTERVENTIONS: dict[str, Change] = {
 }
 
 
-def tssa_layers(model: nn.Module) -> dict[str, TokenStatistics]:
-    """The TSSA layers of a model by their names, a YOLO's network included.
-
-    >>> list(tssa_layers(nn.Sequential(TSSA(8, 2))))
-    ['0']
-    """
-    module = model.model if hasattr(model, "predictor") else model  # a YOLO wraps its network
-    return {name: m for name, m in module.named_modules() if isinstance(m, TokenStatistics)}
-
-
 @contextmanager
 def intervene(model: nn.Module, what: str | Change, layers: Sequence[str] | None = None) -> Iterator[list[str]]:
     """Change what the TSSA layers of a model answer, for as long as the context lasts.
@@ -82,24 +74,17 @@ def intervene(model: nn.Module, what: str | Change, layers: Sequence[str] | None
     """
     if not callable(what) and what not in INTERVENTIONS:
         raise ValueError(f"expected an intervention of {', '.join(INTERVENTIONS)}, got {what!r}")
-    found = tssa_layers(model)
-    if not found:
-        raise ValueError(f"expected a model that holds a TSSA layer, got {type(model).__name__} without one")
+    found = layers_of(model)
     names = list(found) if layers is None else list(layers)
     if unknown := [name for name in names if name not in found]:
         raise ValueError(f"expected layers of {', '.join(map(repr, found))}, got {', '.join(map(repr, unknown))}")
-    changed = [found[name] for name in names]
-    before = [{key: m.__dict__[key] for key in ("fast", "_statistics") if key in m.__dict__} for m in changed]
-    try:
-        for layer in changed:
-            layer.fast = False  # which computes the update without asking for statistics
-            layer._statistics = _changed(layer, what if callable(what) else INTERVENTIONS[what])
+    change = what if callable(what) else INTERVENTIONS[what]
+    with ExitStack() as until_the_end:
+        for layer in (found[name] for name in names):
+            # not fast: that form computes the update without asking for statistics
+            answer = mock.patch.multiple(layer, fast=False, _statistics=_changed(layer, change))
+            until_the_end.enter_context(answer)
         yield names
-    finally:
-        for layer, own in zip(changed, before):
-            for key in ("fast", "_statistics"):
-                layer.__dict__.pop(key, None)
-            layer.__dict__.update(own)
 
 
 def _changed(layer: TokenStatistics, change: Change) -> Callable[[Tensor], Statistics]:

@@ -36,7 +36,7 @@ def telling(look: Look, layer: int | None = None) -> Telling:
 
     Without boxes: the head whose memberships vary most from token to token. Of all layers, or of one.
     """
-    best: tuple[float, int, int, int | None, float] | None = None
+    found: list[tuple[float, int, int, int | None, float]] = []  # margin, layer, head, box, share of the box
     numbers = range(len(look.layers)) if layer is None else [layer]
     for i in numbers:
         o = look.layers[i]
@@ -48,20 +48,19 @@ def telling(look: Look, layer: int | None = None) -> Telling:
             if FEW <= inside.sum() <= inside.size / 2:
                 held = Pi[:, inside].mean(1)
                 k = int((held - Pi.mean(1)).argmax())
-                best = max(best or (-1.0,), (held[k] - Pi[k].mean(), i, k, b, held[k]), key=lambda row: row[0])
+                found.append((held[k] - Pi[k].mean(), i, k, b, held[k]))
         if not len(look.boxes):
             k = int(Pi.std(1).argmax())
-            best = max(best or (-1.0,), (Pi[k].std(), i, k, None, 0.0), key=lambda row: row[0])
-    if best is None:
+            found.append((Pi[k].std(), i, k, None, 0.0))
+    if not found:
         return _one_head(look, numbers[0])
-    _, i, k, b, held = best
+    _, i, k, at, share = max(found, key=lambda row: row[0])
     o = look.layers[i]
-    Pi = o.Pi[0].double().cpu().numpy()
-    inside = np.ones(Pi.shape[1], bool) if b is None else within(o.grid, look.picture.shape[:2], look.boxes[b])
-    clear = np.flatnonzero(inside & (Pi[k] >= Pi[k][inside].max() - 0.02))  # of these the one nearest to their middle
-    rows, columns = np.divmod(clear, o.grid[1])
-    token = int(clear[((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2).argmin()])
-    return Telling(i, k, token, b, _sentence(look, o, k, b, held))
+    pi = grids(o, o.Pi[0])[k]  # (rows, columns)
+    inside = np.ones(pi.size, bool) if at is None else within(pi.shape, look.picture.shape[:2], look.boxes[at])
+    clear = np.argwhere((pi >= pi.ravel()[inside].max() - 0.02) & inside.reshape(pi.shape))  # (n, 2)
+    middle = clear[((clear - clear.mean(0)) ** 2).sum(1).argmin()]  # of the clearest tokens
+    return Telling(i, k, int(np.ravel_multi_index(middle, pi.shape)), at, _sentence(look, o, k, at, share))
 
 
 def _one_head(look: Look, i: int) -> Telling:
@@ -75,9 +74,8 @@ def _one_head(look: Look, i: int) -> Telling:
 
 
 def _sentence(look: Look, o: Observation, k: int, b: int | None, held: float) -> str:
-    mass, gate = o.mass[0, k].item(), o.gates[0].mean(-1)
-    others = ((gate.sum() - gate[k]) / (len(gate) - 1)).item()
-    gate = gate[k].item()
+    mass, means = o.mass[0, k].item(), o.gates[0].mean(-1)
+    gate, others = means[k].item(), ((means.sum() - means[k]) / (len(means) - 1)).item()
     if o.entropy.item() > UNIFORM:
         return (
             f"The memberships at {place(o)} are nearly uniform (evenness {o.entropy.item():.2f} of 1): "
@@ -97,7 +95,7 @@ def _sentence(look: Look, o: Observation, k: int, b: int | None, held: float) ->
     return says.replace("%", " %")
 
 
-def within(grid: tuple[int, int], size: tuple[int, int], box: Sequence[float]) -> np.ndarray:
+def within(grid: Sequence[int], size: Sequence[int], box: Sequence[float]) -> np.ndarray:
     """Which tokens (N,) have their centre in a box; size (H, W) of the picture that the box is in."""
     y, x = ((np.arange(n) + 0.5) * pixels / n for n, pixels in zip(grid, size))
     return ((y >= box[1]) & (y <= box[3]))[:, None].__and__((x >= box[0]) & (x <= box[2])).ravel()
@@ -120,11 +118,16 @@ def taken(o: Observation) -> np.ndarray:
     return grids(o, o.update[0].norm(dim=-1))
 
 
-def grids(o: Observation, values: Any) -> np.ndarray:
-    """Values (K, N) on the tokens' grid, (K, rows, columns)."""
+def grid_of(o: Observation) -> tuple[int, int]:
+    """Rows and columns of a layer's tokens; ValueError where they don't come from a map."""
     if o.grid is None:
         raise ValueError(f"expected tokens that come from a map, got {o.Pi.shape[-1]} tokens of {o.name} that do not")
-    return values.double().cpu().numpy().reshape(-1, *o.grid)
+    return o.grid
+
+
+def grids(o: Observation, values: Any) -> np.ndarray:
+    """Values (K, N) on the tokens' grid, (K, rows, columns)."""
+    return values.double().cpu().numpy().reshape(-1, *grid_of(o))
 
 
 # ---- figures ------------------------------------------------------------------------------------------
@@ -145,7 +148,7 @@ def memberships(model: Any, image: Any = None, layer: int | str | None = None, *
         if n not in used:
             ax.set_axis_off()
     axes[0].figure.suptitle(_says(_chosen(looks[0], layer)[0]), fontsize=11)
-    return axes[0].figure
+    return plots.figure_of(axes[0])
 
 
 def gates(model: Any, image: Any = None, layer: int | str | None = None, *, imgsz: Any = None) -> Figure:
@@ -154,7 +157,7 @@ def gates(model: Any, image: Any = None, layer: int | str | None = None, *, imgs
     for look, ax in zip(looks, axes := plots.row(1, 9, 2.6, rows=len(looks))):
         o, _ = _chosen(look, layer)
         plots.gate_bars(o.gates[0], title=f"Gates at {place(o)}", ax=ax)
-    return axes[0].figure
+    return plots.figure_of(axes[0])
 
 
 def taken_away(model: Any, image: Any = None, layer: int | str | None = None, *, imgsz: Any = None) -> Figure:
@@ -172,7 +175,7 @@ def taken_away(model: Any, image: Any = None, layer: int | str | None = None, *,
         plots.shaded(look.picture, every, title=title, unit="‖Π D w‖", boxes=look.boxes, ax=axes[n])
         for k, ax in zip(sorted(largest), axes[n + 1 :]):
             plots.shaded(look.picture, maps[k], title=f"by head {k + 1}", unit="‖π D w‖", ax=ax)
-    return axes[0].figure
+    return plots.figure_of(axes[0])
 
 
 def overview(model: Any, image: Any = None, layer: int | str | None = None, *, imgsz: Any = None) -> Figure:
@@ -181,7 +184,7 @@ def overview(model: Any, image: Any = None, layer: int | str | None = None, *, i
     o, seen = _chosen(look, layer)
     H, W = look.picture.shape[:2]
     tall = 6.2 * H / W
-    fig = plots.row(1, 12, tall + 2.6)[0].figure
+    fig = plots.figure_of(plots.row(1, 12, tall + 2.6)[0])
     fig.clear()
     spec = fig.add_gridspec(3, 4, height_ratios=[tall / 2, tall / 2, 2.0])
     _outline(look, o, seen.head, fig.add_subplot(spec[:2, :2]))
@@ -217,7 +220,8 @@ def _heads(look: Look, o: Observation, axes: Sequence[Axes], heads: Sequence[int
 
 def _says(o: Observation) -> str:
     K, even = o.Pi.shape[1], o.entropy.item()
-    where = f"{o.name}, {place(o)}, {o.grid[0]} × {o.grid[1]} tokens"
+    rows, columns = grid_of(o)
+    where = f"{o.name}, {place(o)}, {rows} × {columns} tokens"
     if K == 1:
         return f"{where}: one head, which has no memberships to share out"
     if even > UNIFORM:
