@@ -209,10 +209,10 @@ show(fig, alt="Left, six tokens scattered around two axes; right, the same token
 # subspaces, the probability that token $j$ came from subspace $k$ grows with its energy there,
 # $\lVert U_k^\top z_j \rVert^2$: a softmax over the *groups*. That is the attention map of this layer.
 #
-# **Step 7 (lessons 7 to 11). From the formula to a detector.** The layer that people run departs from the formula
+# **Step 7 (lessons 7 to 12). From the formula to a detector.** The layer that people run departs from the formula
 # in a dozen places; each gets its switch and its test (lesson 7). A small classifier is trained with it
 # (lesson 8), its cost is counted against its rivals (lesson 9), and it takes the place of the softmax attention
-# in YOLO11 (lessons 10 and 11).
+# in YOLO11 (lessons 10 and 12).
 
 # %% [markdown]
 # Tokens are columns in the formulas and rows in the code. How the two meet, signs and units, and every symbol: [Going deeper](#Columns-in-formulas,-rows-in-code).
@@ -221,7 +221,7 @@ show(fig, alt="Left, six tokens scattered around two axes; right, the same token
 # ## 0.4 The map
 #
 # The lessons build on each other, and each states what it needs. If you only want the layer, read 5, 6 and 7; if
-# you want YOLO, read 7, 10 and 11 and come back when a formula surprises you.
+# you want YOLO, read 7, 10 and 12 and come back when a formula surprises you.
 #
 # | Lesson | What it holds | To read | To run |
 # |---|---|---|---|
@@ -235,11 +235,11 @@ show(fig, alt="Left, six tokens scattered around two axes; right, the same token
 # | [8 · ToST, trained](08_tost.ipynb) | a classifier of digits, layer by layer | 30 min | 60 s |
 # | [9 · Linear time](09_linear_time.ipynb) | cost against nine rivals, counted and measured | 36 min | 60 s |
 # | [10 · Inside YOLO11](10_inside_yolo11.ipynb) | where attention lives, C2TSSA in its place, a fair trial | 43 min | 60 s |
-# | [11 · Train YOLO with TSSA](11_train_tssa_yolo.ipynb) | train, look, measure, export | 47 min | 330 s |
+# | [12 · Train YOLO with TSSA](12_train_tssa_yolo.ipynb) | train, look, measure, export | 47 min | 330 s |
 #
 # How the lessons keep themselves honest: each displayed equation is either a definition or **checked** by a cell
 # that prints a line with a tick, the largest error and what was allowed; a check that would not notice one side moved by 2 % counts as
-# failed. All of them stand in [EQUATIONS.md](EQUATIONS.md). In lessons 1 to 11 exercises wait for you: the cell says
+# failed. All of them stand in [EQUATIONS.md](EQUATIONS.md). In lessons 1 to 12 exercises wait for you: the cell says
 # whether you are right, and if not, what you probably mixed up.
 
 # %% [markdown]

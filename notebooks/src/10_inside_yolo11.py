@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Lesson 10 · Inside YOLO11: where attention lives, and how TSSA takes its place
 #
-# [◀ previous](09_linear_time.ipynb) · [contents](00_start_here.ipynb) · [next ▶](11_train_tssa_yolo.ipynb)
+# [◀ previous](09_linear_time.ipynb) · [contents](00_start_here.ipynb) · [next ▶](12_train_tssa_yolo.ipynb)
 #
 # YOLO11 is a detector made of convolutions, with one exception: a single block of softmax attention, at the coarsest
 # of its maps. This lesson walks through the network by the shapes of its tensors, opens that block, and puts Token
@@ -141,7 +141,7 @@ exercise("10a", answer_10a)
 # FFN is two 1 × 1 convolutions, to twice the width and back. We catch the map that enters row 10 for the bus, and
 # write the block down again. A fresh network's batch norms have seen no data yet; a first pass over two photographs sets their
 # statistics, so that the numbers below are of the size that they have in use. **The weights are random all the same**: what
-# follows shows what is computed, not what a trained detector looks at. Lesson 11 trains one and looks.
+# follows shows what is computed, not what a trained detector looks at. Lesson 12 trains one and looks.
 
 # %% tags=["hide-input"]
 # batch norms that have seen the pictures
@@ -281,7 +281,7 @@ show(fig, alt="Left a 400 by 400 matrix of weights with a fine texture. Right tw
 # Two honest remarks. First, with random weights neither picture means anything about buses. Second, the membership map is
 # almost flat, and that is *not* because of the random weights: lesson 6 showed that the published logits have mean
 # $\theta p / n$, here $64/400$, so Π starts uniform and must be trained away from it. What TSSA can do without selective
-# memberships is to turn channels up and down for the whole picture. It does not look anything up. Lesson 11 shows what is left of this after
+# memberships is to turn channels up and down for the whole picture. It does not look anything up. Lesson 12 shows what is left of this after
 # training.
 #
 # ## 10.5 The failure first
@@ -1010,4 +1010,4 @@ for r in both:
 # - Student, *The Probable Error of a Mean*, Biometrika 6(1), 1908.
 # - C.-Y. Wang et al., *CSPNet: A New Backbone that can Enhance Learning Capability of CNN*, CVPR Workshops 2020 (half of the channels bypass the expensive part).
 #
-# [◀ previous](09_linear_time.ipynb) · [contents](00_start_here.ipynb) · [next ▶](11_train_tssa_yolo.ipynb)
+# [◀ previous](09_linear_time.ipynb) · [contents](00_start_here.ipynb) · [next ▶](12_train_tssa_yolo.ipynb)

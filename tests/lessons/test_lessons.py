@@ -71,6 +71,22 @@ def test_the_ledger_notices(tmp_path, text, code, complaint):
         equations.read(source)
 
 
+def test_a_label_moves_with_its_equation_and_is_given_to_no_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(equations, "MOVED", {"1.1": 2})
+
+    def labels(number, *given):
+        source = tmp_path / f"{number:02}_{'_'.join(given)}.py"
+        written = "\n\n".join(f"$$\nx \\tag{{{g}}}\n$$\n\n*({g}) Definition. One — nobody*" for g in given)
+        source.write_text("# %% [markdown]\n" + "\n".join(f"# {line}".rstrip() for line in written.splitlines()))
+        return [e.label for e in equations.read(source)]
+
+    assert labels(1, "1.2", "1.3") == ["1.2", "1.3"]
+    assert labels(2, "1.1", "2.1") == ["1.1", "2.1"]
+    for number, given in ((1, ["1.1", "1.2"]), (1, ["1.3"]), (2, ["1.2"]), (2, ["1.1", "2.2"])):
+        with pytest.raises(equations.LedgerError, match="is of another lesson"):
+            labels(number, *given)
+
+
 def test_every_check_can_fail():
     """`check` moves its own right-hand side at every call, for every label; here is what it refuses."""
     x = torch.arange(3.0)

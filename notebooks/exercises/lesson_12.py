@@ -1,4 +1,4 @@
-"""Exercises of lesson 11: the right answers, typical wrong ones with their diagnosis, and hints."""
+"""Exercises of lesson 12: the right answers, typical wrong ones with their diagnosis, and hints."""
 
 import torch
 
@@ -32,7 +32,7 @@ def _update(w, temp, axis=1, divided=True, weighted=True):
 
 EXERCISES = [
     Exercise(
-        id="11a",
+        id="12a",
         hint="the centre is the mean of the two corners; divide all four numbers by the side.",
         inputs=[(10.0, 20.0, 40.0, 70.0, 128.0), (5.0, 3.0, 25.0, 33.0, 100.0)],
         right=_label,
@@ -50,7 +50,7 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="11b",
+        id="12b",
         hint="intersection (1 − m) · 1; the union is both areas less the intersection.",
         inputs=[(0.25,), (0.6,)],
         right=lambda m: (1 - m) / (1 + m),
@@ -61,7 +61,7 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="11c",
+        id="12c",
         hint="one token for each 32 × 32 pixels; the matrix has one number for each pair of tokens.",
         inputs=[(640, 640), (320, 96)],
         right=lambda height, width: torch.tensor([_tokens(height, width), _tokens(height, width) ** 2]),
@@ -78,7 +78,7 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="11d",
+        id="12d",
         hint="write each digit on thin paper and look at it from behind.",
         right={0, 1, 8},
         wrong={
@@ -88,7 +88,7 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="11e",
+        id="12e",
         hint="five lines: w², each coordinate over its sum of the tokens' squares, Π by a softmax over the heads, s, −Π D w.",
         inputs=[(_w(2, 3, 7, 4), _theta(3)), (_w(1, 2, 5, 3), _theta(2))],
         right=_update,

@@ -1,5 +1,5 @@
 # %% [markdown]
-# # Lesson 11 · Train YOLO with TSSA
+# # Lesson 12 · Train YOLO with TSSA
 #
 # [◀ previous](10_inside_yolo11.ipynb) · [contents](00_start_here.ipynb)
 #
@@ -22,7 +22,7 @@
 # **Time:** about 47 minutes to read, 330 seconds to run on two CPU cores, most of them two trainings; with Going deeper 10 minutes more.
 
 # %% [markdown]
-# ## 11.1 Set up
+# ## 12.1 Set up
 #
 # Importing `tssa_lib.yolo` teaches Ultralytics our block and keeps Ultralytics off the network, except for weights and data sets that you
 # ask for by name. This lesson has two
@@ -54,7 +54,7 @@ def new_folder():
     return tempfile.mkdtemp() if SHORT else None                           # None: a new one under data/runs
 
 # %% [markdown]
-# ## 11.2 Look at the data
+# ## 12.2 Look at the data
 #
 # Ten classes, the digits 0 to 9. Each *scene* is a crop of a photograph, 128 pixels square, with two to five digits in
 # it. Both are real: the digits were written by hand on forms, the photographs ship with scikit-learn and
@@ -94,28 +94,28 @@ print((data.parent / "labels" / "train" / "00000.txt").read_text(), end="")
 print("in pixels:", *zip(drawn[0].labels.tolist(), drawn[0].boxes.tolist()))
 
 # %% [markdown]
-# **Exercise 11a.** Write the function that makes these four numbers: from a box $x_0, y_0, x_1, y_1$ in pixels and the side of the
+# **Exercise 12a.** Write the function that makes these four numbers: from a box $x_0, y_0, x_1, y_1$ in pixels and the side of the
 # picture to (centre x, centre y, width, height) as shares of the side.
 
 # %%
-def answer_11a(x0, y0, x1, y1, side):
+def answer_12a(x0, y0, x1, y1, side):
     return None
 
 
-exercise("11a", answer_11a)
+exercise("12a", answer_12a)
 
 # %% [markdown]
 # <details><summary>Solution</summary>
 #
 # ```python
-# def answer_11a(x0, y0, x1, y1, side):
+# def answer_12a(x0, y0, x1, y1, side):
 #     return torch.tensor([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0]) / side
 # ```
 #
 # </details>
 
 # %% [markdown]
-# ## 11.3 Where attention sits, and what C2TSSA changes
+# ## 12.3 Where attention sits, and what C2TSSA changes
 #
 # YOLO11 is a stack of 24 layers. Its one attention is in layer 10, at the coarsest resolution, one token for each
 # 32 × 32 pixels. We build both detectors at the smallest scale, n, and look for layers that differ.
@@ -166,7 +166,7 @@ _ = ours.info()
 # little there. It is at higher resolutions, and in layers with more tokens, that linear time begins to show (lessons 9
 # and 10).
 #
-# ## 11.4 How a detector is measured
+# ## 12.4 How a detector is measured
 #
 # A predicted box is right if it overlaps a true box of its class enough. *Intersection over union* says how much.
 #
@@ -201,14 +201,14 @@ check("11.2", torch.stack([my_iou(a, b) for a, b in pairs]), theirs, "20 pairs o
 # counting as right it is called **mAP50**. **mAP50-95** is the mean over ten thresholds, 0.50 to 0.95: it also asks for
 # tight boxes. Both run from 0 to 1.
 #
-# **Exercise 11b.** Two boxes are equal squares of side 1. One is moved to the right by a distance $m$ between 0 and 1. What is their IoU?
+# **Exercise 12b.** Two boxes are equal squares of side 1. One is moved to the right by a distance $m$ between 0 and 1. What is their IoU?
 
 # %%
-def answer_11b(m):
+def answer_12b(m):
     return None
 
 
-exercise("11b", answer_11b)
+exercise("12b", answer_12b)
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -216,7 +216,7 @@ exercise("11b", answer_11b)
 # The overlap is $1 - m$ wide and 1 high; the union is $2 - (1 - m) = 1 + m$.
 #
 # ```python
-# def answer_11b(m):
+# def answer_12b(m):
 #     return (1 - m) / (1 + m)
 # ```
 #
@@ -225,7 +225,7 @@ exercise("11b", answer_11b)
 # </details>
 
 # %% [markdown]
-# ## 11.5 Train
+# ## 12.5 Train
 #
 # The recipe is short. Digits must not be mirrored, so flips are off; the scenes are small, so pictures aren't combined
 # (`mosaic`). The optimiser is chosen by hand, on purpose: left to itself (`optimizer="auto"`), Ultralytics would take
@@ -253,7 +253,7 @@ print("the loss fell:", all(last[k] < first[k] for k in ("box_loss", "cls_loss",
 print("mAP50 reached its goal:", run.metrics["mAP50"] >= GOAL)
 
 # %% [markdown]
-# ## 11.6 Validate
+# ## 12.6 Validate
 #
 # The trainer kept the weights of its best epoch in `best.pt`. We load that file, as one would tomorrow, and measure it
 # again on the 150 validation scenes: digits and photographs that it has never seen.
@@ -273,7 +273,7 @@ show(plots.bars(list(per_class), {"mAP50": list(per_class.values())}, title="Eac
      digest=f"best digit {best} with {per_class[best]:.2f}, worst digit {worst} with {per_class[worst]:.2f}")
 
 # %% [markdown]
-# ## 11.7 Look at its detections
+# ## 12.7 Look at its detections
 #
 # Numbers don't show *how* a detector fails. Eight validation scenes, with what it found and how sure it was.
 
@@ -292,7 +292,7 @@ show(plots.detections(pictures, [f.boxes.xyxy for f in found], labels, ["truth: 
      digest=f"{sum(map(len, labels))} detections for {sum(map(len, truth))} digits")
 
 # %% [markdown]
-# ## 11.8 Look inside: memberships and gates
+# ## 12.8 Look inside: memberships and gates
 #
 # Now to what this series is about. `observe.record` notes what each TSSA layer computes, without changing it: the
 # memberships $\Pi$ (for each of the 16 tokens, how much it belongs to each head) and the gates $D_k$ (for each head, one
@@ -389,21 +389,21 @@ print(f"mAP50 {run.metrics['mAP50']:.3f} with token statistics, {without['mAP50'
 #
 # What happens to the memberships when the same detector runs on larger pictures: [Going deeper](#the-memberships-depend-on-the-resolution).
 #
-# **Exercise 11c.** How many tokens does layer 10 see for a picture of a given height and width in pixels (multiples of 32)? And how many
+# **Exercise 12c.** How many tokens does layer 10 see for a picture of a given height and width in pixels (multiples of 32)? And how many
 # numbers would the similarity matrix of softmax attention hold there, for one head?
 
 # %%
-def answer_11c(height, width):
+def answer_12c(height, width):
     return None  # a pair: tokens, numbers in the matrix
 
 
-exercise("11c", answer_11c)
+exercise("12c", answer_12c)
 
 # %% [markdown]
 # <details><summary>Solution</summary>
 #
 # ```python
-# def answer_11c(height, width):
+# def answer_12c(height, width):
 #     tokens = (height // 32) * (width // 32)
 #     return torch.tensor([tokens, tokens**2])
 # ```
@@ -413,7 +413,7 @@ exercise("11c", answer_11c)
 # </details>
 
 # %% [markdown]
-# ## 11.9 Maps that say something
+# ## 12.9 Maps that say something
 #
 # Four by four tokens at stride 32 are too few to see anything in. Where linear time lets TSSA go, at stride 8, its
 # memberships have the grain of the picture. This detector comes with the project: YOLO11n with TSSA at strides 8, 16
@@ -430,7 +430,7 @@ Lens("blood_cells", *example())
 # One head holds the white cell, and its gates are low: of what this head holds, little is taken away. Press the buttons
 # under *Ask the detector*: the boxes stay, whatever is switched off. The map is beautiful, and it is no evidence.
 #
-# ## 11.10 Beside stock YOLO11n
+# ## 12.10 Beside stock YOLO11n
 #
 # The same data, recipe, epochs and seed, with softmax attention in layer 10. The same seed also gives both detectors
 # the same initial weights wherever they have the same layers. **Predict:** which one wins, and by how much?
@@ -459,7 +459,7 @@ show(plots.bars(names, {"TSSA-YOLO11n": [run.metrics[n] for n in names], "stock 
 # TSSA learns this task with the same recipe in the same number of steps. A trial that can say more needs more seeds, a control without
 # attention, and data where context matters: [lesson 10](10_inside_yolo11.ipynb) ends with one.
 #
-# ## 11.11 Export
+# ## 12.11 Export
 #
 # A detector is used elsewhere than where it was trained. ONNX is the common format; `onnxruntime` runs it without
 # PyTorch. TSSA is made of plain operations (matrix products, a softmax, sums), so it exports to every format with float32 (ONNX,
@@ -477,7 +477,7 @@ off = max([(a.boxes.xyxy - b.boxes.xyxy).abs().max().item() for a, b in zip(foun
 print("the same digits in", sum(same), "of", len(same), "scenes; no box moves by a hundredth of a pixel:", off < 0.01)
 
 # %% [markdown]
-# ## 11.12 Your own data
+# ## 12.12 Your own data
 #
 # You need pictures, label files like the ones above, and a YAML that says where they are:
 #
@@ -517,19 +517,19 @@ print("the same digits in", sum(same), "of", len(same), "scenes; no box moves by
 print(FULL)
 
 # %% [markdown]
-# **Exercise 11d.** A wrong setting that is easy to overlook. In the recipe, `fliplr` (the chance to mirror a training picture) is 0; Ultralytics'
+# **Exercise 12d.** A wrong setting that is easy to overlook. In the recipe, `fliplr` (the chance to mirror a training picture) is 0; Ultralytics'
 # default is 0.5. Which digits still look like themselves, or nearly so, when mirrored left to right? Give them as a set.
 
 # %%
-answer_11d = None
+answer_12d = None
 
-exercise("11d", answer_11d)
+exercise("12d", answer_12d)
 
 # %% [markdown]
 # <details><summary>Solution</summary>
 #
 # ```python
-# answer_11d = {0, 1, 8}
+# answer_12d = {0, 1, 8}
 # ```
 #
 # All others become shapes that no one writes, and the detector would spend its capacity on them.
@@ -537,12 +537,12 @@ exercise("11d", answer_11d)
 # </details>
 
 # %% [markdown]
-# ## 11.13 Your own layer, at work
+# ## 12.13 Your own layer, at work
 #
-# Eleven lessons for five lines. Write the update of the published layer for projected tokens, and then watch *your*
+# Twelve lessons for five lines. Write the update of the published layer for projected tokens, and then watch *your*
 # layer learn in YOLO11.
 #
-# **Exercise 11e.** `w` (B, K, N, p) holds the projected tokens, `temp` (K, 1) the temperatures. Return
+# **Exercise 12e.** `w` (B, K, N, p) holds the projected tokens, `temp` (K, 1) the temperatures. Return
 # $-\pi_{jk}\, D_k\, w_{kj}$, of the shape of `w`: squares divided by their sum over the tokens, memberships by a softmax
 # over the heads, second moments, gates $1/(1+s)$ (lesson 7). Without the library's functions for it.
 
@@ -551,7 +551,7 @@ def my_update(w, temp):
     return ...                                                             # (B, K, N, p)
 
 
-update = mine("11e", my_update, token_update)
+update = mine("12e", my_update, token_update)
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -636,7 +636,7 @@ show(plots.lines(sides, {"standard deviation": [Pi[:, 0].std().item() for Pi in 
 # %% [markdown]
 # At 640 pixels the memberships are as good as uniform: the layer that runs there is not the layer that was trained.
 # For a detector, which is often trained at one size and run at another, this is a defect of the published rule. The block has a switch for
-# a rule that doesn't depend on the resolution, `normalize="rms"` (lesson 6 derives it); section 11.12 shows how to train with it, and
+# a rule that doesn't depend on the resolution, `normalize="rms"` (lesson 6 derives it); section 12.12 shows how to train with it, and
 # lesson 10 what was seen of it.
 
 # %% [markdown]
