@@ -7,7 +7,7 @@
 
 `ready` trains YOLO11n with TSSA at P3, P4 and P5, in the form that the derivation suggests, keeps its last epoch in
 data/detectors/blood_cells.pt and writes data/results/blood_cells_ready.json: one seed, measured once. `recipe` does
-the same with the shorter recipe of the last lesson, `tssa_lib.train.CELLS`: data/results/blood_cells_recipe.json.
+the same with the shorter recipe of the last lesson: data/results/blood_cells_recipe.json.
 `use` puts its rows into data/results/use.json. `trial` writes data/results/blood_cells.json, and its rows of use into
 use.json.
 
@@ -32,7 +32,8 @@ from tssa_lib.yolo import YOLO
 
 DATA = paths.shipped("blood_cells/data.yaml")
 DETECTOR = record.RESULTS.parent / "detectors" / "blood_cells.pt"
-READY = {**CELLS, "imgsz": 224, "epochs": 20, "batch": 8, "nbs": 8}
+READY = {**CELLS, "imgsz": 224, "epochs": 20, "batch": 8, "nbs": 8, "lr0": 0.003}
+LESSON = {**CELLS, "rect": True, "cls_pw": 0.25}  # pictures of one shape, classes of uneven numbers
 EVERYWHERE = ("P3", "P4", "P5")
 TRIAL = dict(imgsz=160, epochs=8, batch=8, nbs=8, lr0=0.004)  # what five seeds of five arms can take
 ARMS = (
@@ -63,7 +64,8 @@ def once(recipe: dict[str, Any], folder: Path, command: str, keep: Path | None =
     rows = []
     for split in ("val", "test") if keep else ("val",):
         model = weights.load(keep or last)
-        rows.append({"split": split, **detectors.measured(model, DATA, recipe["imgsz"], split=split)})
+        how = {"split": split, "rect": recipe.get("rect", False)}
+        rows.append({"split": split, **detectors.measured(model, DATA, recipe["imgsz"], **how)})
     found = {**record.manifest(command), "detector": str(arm), "seed": seed, "recipe": recipe, **took, "rows": rows}
     return {**found, "bytes": keep.stat().st_size} if keep else found
 
@@ -103,7 +105,7 @@ def main(words: list[str] | None = None) -> None:
         print(f"wrote {add_use(rows, command, 'blood cells, ready')}")
         return
     if given.what != "trial":
-        recipe, keep = (READY, DETECTOR) if given.what == "ready" else (CELLS, None)
+        recipe, keep = (READY, DETECTOR) if given.what == "ready" else (LESSON, None)
         found = once(recipe, runs / given.what, command, keep)
         for row in found["rows"]:
             print(row["split"], {k: round(v, 3) for k, v in row.items() if k.startswith("mAP")}, row["per_class"])

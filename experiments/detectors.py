@@ -62,11 +62,11 @@ def trained(plan: dict[str, Any], data: Path, folder: Path, size: str = "n", wei
 
 
 def measured(model: YOLO, data: Path, imgsz: int, device: str = "cpu", **settings: Any) -> dict[str, Any]:
-    """mAP50, mAP50-95, precision, recall, and the average precision of each class, on square pictures.
+    """mAP50, mAP50-95, precision, recall, and the average precision of each class, on square pictures unless rect=True.
 
     Ultralytics else adds a border of half a stride: 16 tokens at stride 32 where 9 were trained with.
     """
-    scores, per_class = validate(model, data, imgsz=imgsz, rect=False, device=device, **settings)
+    scores, per_class = validate(model, data, imgsz=imgsz, device=device, **{"rect": False, **settings})
     return {**scores, "per_class": per_class}
 
 
