@@ -262,9 +262,12 @@ def lab(args):
 def test(args):
     """The tests of the library, then every lesson: each cell runs, and must say what the stored notebook says."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    os.environ.setdefault("OMP_NUM_THREADS", str(min(4, cores)))
-    os.environ.setdefault("TSSA_LESSON", "short")  # the last lesson says what this leaves out
-    places = [] if any((ROOT / arg.split("::")[0]).exists() for arg in args) else ["tests", "notebooks"]
+    workers = min(4, cores)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # a worker a core; more threads only wait for each other
+    os.environ.setdefault("TSSA_LESSON", "short")  # the lessons that train say what this leaves out
+    places = []
+    if not any((ROOT / arg.split("::")[0]).exists() for arg in args):  # all, by pytest-xdist: the longest files first
+        places = ["notebooks", "tests", "-n", str(workers), "--dist", "loadfile"]
     become(
         "-m",
         "pytest",

@@ -69,6 +69,7 @@ def test_requirements_name_no_host():
 IMPORT_NAMES = {"pillow": "PIL", "scikit-learn": "sklearn"}
 COMES_WITH = {
     "IPython": "ipykernel",
+    "mpl_toolkits": "matplotlib",
     "jupyter_client": "ipykernel",
     "nbconvert": "jupyterlab",
     "yaml": "ultralytics",
@@ -346,7 +347,7 @@ def test_make_lab_leads_to_the_first_lesson_whoever_opens_the_browser(monkeypatc
 
 @pytest.mark.parametrize(
     "args, places",
-    [([], ["tests", "notebooks"]), (["-x"], ["tests", "notebooks"]), (["tests/library/test_rates.py"], [])],
+    [([], ["notebooks", "tests"]), (["-x"], ["notebooks", "tests"]), (["tests/library/test_rates.py"], [])],
 )
 def test_make_test_runs_every_test_and_every_lesson(args, places, monkeypatch):
     ran = []
