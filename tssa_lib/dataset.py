@@ -154,6 +154,8 @@ class Split:
     without_boxes: int = 0
     boxes: Counter = field(default_factory=Counter)  # class name → boxes
     sides: list[float] = field(default_factory=list)  # of every box: √(w·h), as a share of the picture's side
+    shapes: list[tuple[int, int]] = field(default_factory=list)  # (height, width) of every picture
+    odd: list[tuple[str, str]] = field(default_factory=list)  # (file, what is suspicious about a box)
     bad: list[tuple[str, str]] = field(default_factory=list)  # (file, reason)
     digests: dict[str, str] = field(default_factory=dict)  # sha1 of the file → file
 
@@ -163,7 +165,6 @@ def describe(data: str | Path, progress: bool = True) -> dict[str, Split]:
     from tqdm import tqdm
 
     described = check_data(data)
-    names = described["names"]
     found = {}
     for split in ("train", "val", "test"):
         places = described.get(split)
@@ -172,8 +173,19 @@ def describe(data: str | Path, progress: bool = True) -> dict[str, Split]:
         found[split] = Split()
         pictures = sorted(_pictures(places))
         for picture in tqdm(pictures, desc=split, unit="picture", disable=not progress, leave=False):
-            _add(found[split], picture, names)
+            _add(found[split], picture, described)
     return found
+
+
+def look_at(data: str | Path, most: int = 200) -> tuple[Split, int, list[str]]:
+    """A sample of the training pictures, evenly spaced, how many there are, and the names of the classes."""
+    described = check_data(data)
+    pictures, sample = sorted(_pictures(described["train"])), Split()
+    for picture in pictures[:: -(-len(pictures) // most)]:
+        _add(sample, picture, described)
+    if not sample.shapes:
+        raise ValueError(f"expected readable training images, got {len(sample.bad)} that aren't: {sample.bad[0][1]}")
+    return sample, len(pictures), list(described["names"].values())
 
 
 def _pictures(places: Any) -> Iterator[Path]:
@@ -185,18 +197,25 @@ def _pictures(places: Any) -> Iterator[Path]:
             yield from (p for p in place.rglob("*") if is_picture(p))
 
 
-def _add(split: Split, picture: Path, names: dict[int, str]) -> None:
+def _add(split: Split, picture: Path, described: dict[str, Any]) -> None:
     split.pictures += 1
+    names, points = described["names"], described.get("kpt_shape", (0, 0))
     (label,) = img2label_paths([str(picture)])
-    checked = verify_image_label((str(picture), label, "", False, len(names), 0, 0, False))
+    checked = verify_image_label((str(picture), label, "", bool(points[0]), len(names), *points, False))
     if checked[0] is None:
         split.bad.append((picture.name, str(checked[-1]).rsplit("corrupt image/label: ", 1)[-1].splitlines()[0]))
         return
-    rows = checked[1]
+    rows, (high, wide) = checked[1], checked[2]
+    split.shapes.append((high, wide))
     split.without_boxes += not len(rows)
+    if "duplicate" in checked[-1]:
+        split.odd.append((picture.name, "the same box twice"))
     for number, _, _, width, height in rows:
         split.boxes[names[int(number)]] += 1
         split.sides.append(float((width * height) ** 0.5))
+        sides = width * wide, height * high
+        if min(sides) < 3 or max(sides) > 20 * min(sides) or width * height > 0.95:
+            split.odd.append((picture.name, f"a box of {sides[0]:.0f}×{sides[1]:.0f} pixels"))
     split.digests[hashlib.sha1(picture.read_bytes()).hexdigest()] = picture.name
 
 
@@ -219,6 +238,12 @@ def report(found: dict[str, Split]) -> str:
             lines.append(
                 f"{split}: {s.without_boxes} of {s.pictures} pictures have no box (background, if that is meant)"
             )
+        if s.shapes:
+            low, high = min(s.shapes), max(s.shapes)
+            lines.append(f"{split}: pictures of {low[1]}×{low[0]}" + (f" to {high[1]}×{high[0]}" * (low != high)))
+        lines += [f"{split}: {file} holds {why}: is it meant?" for file, why in s.odd[:SHOWN]]
+        if len(s.odd) > SHOWN:
+            lines.append(f"{split}: … and {len(s.odd) - SHOWN} more odd boxes")
         lines += [f"{split}: {file} can't be used: {why}" for file, why in s.bad[:SHOWN]]
         if len(s.bad) > SHOWN:
             lines.append(f"{split}: … and {len(s.bad) - SHOWN} more")

@@ -31,49 +31,13 @@ from tssa_lib import weights as weights_file
 from tssa_lib.dataset import check_data, is_picture, reading_labels, refuse_bad_files
 from tssa_lib.live_curve import History, LiveCurve  # noqa: F401  (both belong to `watch`)
 from tssa_lib.paths import runs_dir
+from tssa_lib.recipes import CELLS, FULL, RECIPES, SCENES, auto  # noqa: F401  (recipes belong to `train`)
 from tssa_lib.silence import intervene, tssa_layers
 
 from ultralytics import YOLO
 from ultralytics.utils import LOGGER, SETTINGS, YAML
 from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
 from ultralytics.utils.patches import imread
-
-# Digit scenes from scratch on a CPU, in minutes. Digits must not be mirrored, and scenes are small,
-# so mosaic and flips are off; `optimizer="auto"` would take a learning rate six times too low here.
-SCENES = dict(
-    imgsz=128,
-    epochs=15,
-    batch=8,
-    nbs=8,
-    optimizer="AdamW",
-    lr0=0.004,
-    lrf=0.05,
-    momentum=0.9,
-    warmup_epochs=1,
-    mosaic=0.0,
-    fliplr=0.0,
-    scale=0.2,
-    translate=0.05,
-    hsv_s=0.3,
-    hsv_v=0.2,
-    cache="ram",
-    workers=0,
-    plots=False,
-    amp=False,
-)
-
-# Blood cells from scratch on a CPU, in minutes. Cells have no upright, so pictures are mirrored both ways. Ultralytics
-# begins with a rate of 0.1 for biases, made for SGD: AdamW would throw them off in its first epoch. The small
-# platelets are found last: hence the size. Steps are what two hundred pictures are short of: hence the small batches.
-CELLS = {
-    **SCENES,
-    **dict(imgsz=256, epochs=16, batch=4, nbs=4, lr0=0.002, fliplr=0.5, flipud=0.5, warmup_bias_lr=0.0),
-}
-
-# The customary recipe for a real data set on GPUs; everything else is Ultralytics' default.
-FULL = dict(imgsz=640, epochs=300, batch=64, optimizer="SGD", lr0=0.01, momentum=0.937, amp=True)
-
-RECIPES = {"scenes": SCENES, "small": CELLS, "full": FULL}
 
 # Export formats for integer or half-precision processors alone, as Ultralytics 8.4 lists them.
 NO_FLOAT32 = frozenset({"ascend", "axelera", "deepx", "edgetpu", "hailo", "imx", "qnn", "rknn", "xilinx"})
