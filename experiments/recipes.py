@@ -1,11 +1,11 @@
 """Is the recipe that looks at the data (`auto`) any worse than Ultralytics' default, at equal epochs?
 
-    python -m experiments.recipes              about 15 minutes of one idle core; resumable
+    python -m experiments.recipes              about ten minutes of one idle core; resumable
     python -m experiments.recipes --so-far     read what is finished; train and write nothing
 
-Blood cells and digit scenes, the published TSSA at P5 from scratch, three seeds, equal picture size and epochs; "default"
-leaves all else to Ultralytics, "auto" to `tssa_lib.recipes.auto`. The last epoch's weights are measured on the
-validation pictures. Writes data/results/recipes.json.
+Blood cells and digit scenes, the published TSSA at P5 from scratch, three seeds, equal picture size and epochs;
+"default" leaves all else to Ultralytics, "auto" to `tssa_lib.recipes.auto`. The last epoch's weights are measured on
+the validation pictures. Writes data/results/recipes.json.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from tssa_lib.scenes import SceneSpec, make_scenes
 from tssa_lib.yolo import YOLO
 
 SEEDS = range(3)
-SETS: dict[str, dict[str, Any]] = {"blood cells": dict(imgsz=160, epochs=8), "scenes": dict(imgsz=96, epochs=8)}
-SCENES = SceneSpec(train=320, val=100, size=96)
+SETS: dict[str, dict[str, Any]] = {"blood cells": dict(imgsz=160, epochs=6), "scenes": dict(imgsz=96, epochs=6)}
+SCENES = SceneSpec(train=240, val=80, size=96)
 RECIPES = ("default", "auto")
 
 

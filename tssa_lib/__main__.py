@@ -97,7 +97,7 @@ def _model(given: argparse.Namespace) -> str:
     if given.model:
         if given.places or given.block or switches:
             raise ValueError("expected --model, or --places, --block and switches, got both")
-        named = re.search(r"yolo11([nsmlx])", Path(given.model).name)
+        named = re.search(r"yolo\d+([nsmlx])", Path(given.model).name)
         if given.size and named and named[1] != given.size:
             raise ValueError(f"expected one scale, got --size {given.size} and --model {given.model}")
         if given.size and not named:
@@ -120,17 +120,21 @@ def train(given: argparse.Namespace) -> None:
     settings = {"folder": given.folder, "drop_bad": given.drop_bad, **_settings(given.settings, OF_TRAIN)}
     model, size = _model(given), given.size or "n"
     if given.weights is None:
-        settings["weights"] = training.stock_weights(size, model) if given.recipe == "full" else None
+        settings["weights"] = training.stock_weights(size, model) if given.recipe in ("auto", "full") else None
     elif given.weights == "none":
         settings["weights"] = None
     elif given.weights == "stock":
         settings["weights"] = training.stock_weights(size, download=True)
     else:
         settings["weights"] = given.weights
+    data = _data(given)
     if given.recipe == "full":
-        _tell(training.full_recipe(_data(given), model=model, size=size, **settings))
+        _tell(training.full_recipe(data, model=model, size=size, **settings))
+    elif given.recipe == "auto":
+        asked, network = {k: settings.pop(k) for k in ("folder", "drop_bad", "weights")}, training.open_model(model)
+        _tell(training.train(data, network, **asked, **training.auto(data, network, asked["weights"], **settings)))
     else:
-        _tell(training.train(_data(given), model=model, **{**training.RECIPES[given.recipe], **settings}))
+        _tell(training.train(data, model=model, **{**training.RECIPES[given.recipe], **settings}))
 
 
 def resume(given: argparse.Namespace) -> None:
@@ -157,13 +161,11 @@ def silence(given: argparse.Namespace) -> None:
     from tssa_lib.train import silenced
 
     rows = silenced(given.model, _data(given), **_settings(given.settings))
-    print(f"{'':32}{'mAP50':>8}{'change':>9}{'mAP50-95':>10}{'change':>9}")
     whole = rows["as it is"]
+    metrics = [name for name in whole if "mAP50" in name]
+    print(f"{'':32}" + "".join(f"{name:>14}{'change':>9}" for name in metrics))
     for name, found in rows.items():
-        change = {metric: found[metric] - whole[metric] for metric in ("mAP50", "mAP50-95")}
-        print(
-            f"{name:32}{found['mAP50']:8.3f}{change['mAP50']:+9.3f}{found['mAP50-95']:10.3f}{change['mAP50-95']:+9.3f}"
-        )
+        print(f"{name:32}" + "".join(f"{found[m]:14.3f}{found[m] - whole[m]:+9.3f}" for m in metrics))
 
 
 def predict(given: argparse.Namespace) -> None:
@@ -243,10 +245,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     one.add_argument(
         "--recipe",
-        choices=("full", "small", "scenes"),
-        default="full",
-        help="full: 300 epochs, 640 px, batch 64, SGD; small: some hundred pictures, from scratch, minutes on a CPU; "
-        "scenes: the lessons' digit scenes at 128 px",
+        choices=("auto", "full", "small", "scenes"),
+        default="auto",
+        help="auto: looks at pictures and machine, says what it chose and why (default); full: 300 epochs, 640 px, "
+        "batch 64, SGD, for thousands of pictures and GPUs; small: 16 epochs at 224 px; scenes: 15 at 128 px",
     )
     one.add_argument("--folder", help="where the run is written, new or empty (default: the next train<number>)")
     one.add_argument("--drop-bad", action="store_true", help="leave out images that can't be used instead of stopping")

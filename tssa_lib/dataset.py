@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from tssa_lib import yolo  # noqa: F401  (before Ultralytics: it keeps Ultralytics quiet)
+from tssa_lib.convert import as_yaml, is_picture
 
 from ultralytics.data import dataset as ultralytics_dataset
-from ultralytics.data.utils import IMG_FORMATS, check_det_dataset, img2label_paths, verify_image_label
+from ultralytics.data.utils import check_det_dataset, img2label_paths, verify_image_label
 from ultralytics.utils import YAML
 
 SHOWN = 5  # bad files that a message names
@@ -28,12 +28,13 @@ SHOWN = 5  # bad files that a message names
 def check_data(data: str | Path) -> dict[str, Any]:
     """Read a data YAML, download the data set if the YAML says how, and check that pictures are there.
 
-    Returns Ultralytics' description of it. `FileNotFoundError` for a missing YAML or folder of pictures,
-    `ValueError` for missing keys, class numbers that don't run from 0, or a folder without pictures.
+    data: a data YAML, a folder of pictures with labels, or a COCO JSON (`convert.as_yaml`). Returns Ultralytics'
+    description of it. `FileNotFoundError` for a missing YAML or folder of pictures, `ValueError` for missing keys,
+    class numbers that don't run from 0, or a folder without pictures.
     """
     path = Path(data).expanduser()
-    if path.is_dir():
-        raise ValueError(f"expected a data YAML, got the folder {path}; a data YAML names its train and val folders")
+    if path.is_dir() or (path.suffix == ".json" and path.is_file()):
+        path = as_yaml(path.resolve())
     if path.is_file():
         _check_keys(path)
     elif path.parent != Path("."):  # a bare name may be one of Ultralytics' own, e.g. coco8.yaml
@@ -71,15 +72,6 @@ def _check_pictures(name: str, split: str, place: Path) -> None:
         raise FileNotFoundError(f"expected the {split} images of {name}, found no {place}")
     if place.is_dir() and not any(is_picture(p) for p in place.rglob("*")):
         raise ValueError(f"expected {split} images of {name} in {place}, got a folder without any")
-
-
-def is_picture(path: Path) -> bool:
-    """Whether Ultralytics would take this path for a picture: by its suffix, hidden files and folders left out.
-
-    >>> is_picture(Path("a/._b.jpg")), is_picture(Path("a/b.txt"))
-    (False, False)
-    """
-    return path.suffix[1:].lower() in IMG_FORMATS and not path.name.startswith(".") and path.is_file()
 
 
 # ---- what can't be used, and why ---------------------------------------------------------------------------
@@ -192,7 +184,7 @@ def _pictures(places: Any) -> Iterator[Path]:
     for place in places if isinstance(places, list) else [places]:
         place = Path(place)
         if place.is_file():  # a list of pictures, a line each
-            yield from (Path(line.strip()) for line in place.read_text().splitlines() if line.strip())
+            yield from (place.parent / line.strip() for line in place.read_text().splitlines() if line.strip())
         else:
             yield from (p for p in place.rglob("*") if is_picture(p))
 

@@ -14,6 +14,7 @@ import io
 import json
 import logging
 import os
+import re
 import tempfile
 import time
 import warnings
@@ -42,12 +43,7 @@ from ultralytics.utils.patches import imread
 # Export formats for integer or half-precision processors alone, as Ultralytics 8.4 lists them.
 NO_FLOAT32 = frozenset({"ascend", "axelera", "deepx", "edgetpu", "hailo", "imx", "qnn", "rknn", "xilinx"})
 
-METRICS = {
-    "metrics/precision(B)": "precision",
-    "metrics/recall(B)": "recall",
-    "metrics/mAP50(B)": "mAP50",
-    "metrics/mAP50-95(B)": "mAP50-95",
-}
+PARTS = {"B": "", "M": "mask ", "P": "pose "}  # of Ultralytics' metrics, as in metrics/mAP50(M)
 
 
 @dataclass(frozen=True)
@@ -55,7 +51,7 @@ class Run:
     """What a training made and how good `best.pt` is on the validation images."""
 
     folder: Path  # everything that Ultralytics wrote: weights/, results.csv, args.yaml
-    metrics: dict[str, float]  # precision, recall, mAP50, mAP50-95 of best.pt
+    metrics: dict[str, float]  # precision, recall, mAP50, mAP50-95 of best.pt; also "mask mAP50", "pose mAP50", …
     per_class: dict[str, float]  # mAP50 of each class that occurs; empty after several GPUs
     seconds: float  # wall time of this call, validation included
 
@@ -76,16 +72,19 @@ class Run:
             {
                 "epoch": row["epoch"],
                 **{key[6:]: value for key, value in row.items() if key.startswith("train/")},
-                **{name: row[key] for key, name in METRICS.items()},
+                **_named(row),
             }
             for row in _rows(self.folder / "results.csv")
         ]
 
     def __str__(self) -> str:
         m = self.metrics
+        more = "".join(
+            f", {name} {value:.3f}" for name, value in m.items() if name.startswith(("mask mAP", "pose mAP"))
+        )
         return (
             f"{len(self.history)} epochs in {self.seconds:.0f} s: mAP50 {m['mAP50']:.3f}, "
-            f"mAP50-95 {m['mAP50-95']:.3f}, precision {m['precision']:.3f}, recall {m['recall']:.3f}"
+            f"mAP50-95 {m['mAP50-95']:.3f}, precision {m['precision']:.3f}, recall {m['recall']:.3f}{more}"
         )
 
 
@@ -193,7 +192,8 @@ def stock_weights(size: str, model: str | Path | YOLO | None = None, download: b
     ('yolo11s.pt', None)
     """
     trained = model.ckpt if isinstance(model, YOLO) else Path(model or "").suffix == ".pt"
-    name = f"yolo11{size}.pt"
+    named = re.match(r"(yolo\d+).*?(-seg|-pose|-obb)?\.ya?ml$", Path(str(model or "")).name)
+    name = f"{named[1]}{size}{named[2] or ''}.pt" if named else f"yolo11{size}.pt"
     if trained:
         return None
     return str(found) if (found := _weights_here(name)) else name if download else None
@@ -450,8 +450,7 @@ def _watching(watch: Callable[[History], None]) -> dict[str, Callable[[Any], Non
 
     def on_epoch(trainer: Any) -> None:
         if trainer.epoch < trainer.epochs:  # the last call, after the end, is about best.pt
-            scores = {name: float(trainer.metrics[key]) for key, name in METRICS.items()}
-            history.rows.append({"epoch": trainer.epoch + 1, **scores})
+            history.rows.append({"epoch": trainer.epoch + 1, **_named(trainer.metrics)})
             watch(history)
 
     return {"on_train_batch_end": on_batch, "on_fit_epoch_end": on_epoch}
@@ -535,7 +534,13 @@ def _scores(found: Any) -> tuple[dict[str, float], dict[str, float]]:
     totals = found if isinstance(found, dict) else found.results_dict
     box = getattr(found, "box", None)
     per_class = {} if box is None else {found.names[int(c)]: float(a) for c, a in zip(box.ap_class_index, box.ap50)}
-    return {name: float(totals[key]) for key, name in METRICS.items()}, per_class
+    return _named(totals), per_class
+
+
+def _named(totals: dict[str, Any]) -> dict[str, float]:
+    """Ultralytics' metrics by our names: boxes' alone, masks' and poses' with that word in front."""
+    found = {key: re.fullmatch(r"metrics/(.+)\((.)\)", key) for key in totals}
+    return {PARTS[name[2]] + name[1]: float(totals[key]) for key, name in found.items() if name}
 
 
 def _same_classes(model: YOLO, described: dict[str, Any]) -> None:

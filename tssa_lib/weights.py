@@ -178,9 +178,11 @@ def carry_over(model: YOLO, weights: str | Path | YOLO | nn.Module) -> Carried:
     )
     if found.parameters < total / 2:
         raise ValueError(
-            f"expected a YOLO11 checkpoint of scale {target.yaml.get('scale')!r}, got {_name(source, weights)}: "
-            f"only {found.parameters:,} of its {total:,} parameters have a place"
+            f"expected a checkpoint of this architecture, of scale {target.yaml.get('scale')!r}, "
+            f"got {_name(source, weights)}: only {found.parameters:,} of its {total:,} parameters have a place"
         )
+    if found.parameters < 0.9 * total:
+        LOGGER.warning(f"{_name(source, weights)} is another architecture: {found}")
     level = LOGGER.level
     LOGGER.setLevel(logging.WARNING)  # it would count, too, but against the swapped copy
     try:

@@ -10,6 +10,8 @@ By name there are, for each scale n, s, m, l, x:
     yolo11n-tssa-p3p4p5.yaml              at P4 (16) and P3 (8) as well
     yolo11n-tssa-improved-p3p4p5.yaml     with the switches of `IMPROVED`; `yolo11n-tssa-improved.yaml` at P5
     yolo11n-psa-p3p4p5.yaml, yolo11n-plain.yaml    the same with stock softmax attention, and with none
+    yolo11n-tssa-seg.yaml, -pose.yaml, -obb.yaml   for masks, key points and oriented boxes, after any of these names
+    yolo26n-tssa.yaml                     the same in YOLO26, whose neck keeps a softmax attention of its own
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ import ultralytics.engine.model as engine
 from ultralytics import YOLO
 from ultralytics.nn import tasks
 from ultralytics.nn.modules import C2PSA
-from ultralytics.utils import LOGGER, YAML
+from ultralytics.utils import LOGGER, ROOT, YAML
 from ultralytics.utils.callbacks.base import default_callbacks
 
 if TYPE_CHECKING:
@@ -58,6 +60,7 @@ __all__ = [
 
 SCALES = "nsmlx"
 NAMES = {"tssa": "C2TSSA", "psa": "C2PSA", "plain": "C2Plain"}  # in yolo11n-tssa.yaml, of the block
+BODIES = tuple(f"{body}{task}" for body in ("yolo11", "yolo26") for task in ("", "-seg", "-pose", "-obb"))
 AFTER = {"P3": 4, "P4": 6, "P5": 10}  # last row of each level in YOLO11's backbone; row 10 is the attention
 SWITCHES = ("e", "head_width", "normalize", "temp", "tied")  # of C2TSSA in a model YAML, in this order
 IMPROVED = {"head_width": 16, "normalize": "rms", "temp": 4.0}  # memberships that say something at every resolution
@@ -161,39 +164,53 @@ def _with_our_yaml(load):
 
     @functools.wraps(load)
     def yaml_model_load(path):
-        name = re.fullmatch(r"yolo11([a-z]?)-(tssa(?:-improved)?|psa|plain)(?:-((?:p[345])+))?\.ya?ml", str(path))
+        name = re.fullmatch(
+            r"(yolo\d+)([a-z]?)-(tssa(?:-improved)?|psa|plain)(?:-((?:p[345])+))?(-[a-z]+)?\.ya?ml", str(path)
+        )
         if not name or Path(path).exists():
             return load(path)
-        scale, block, places = name.groups()
+        body, scale, block, places, task = name.groups()
         block, _, improved = block.partition("-")
         if scale not in SCALES:  # "" stands for n
-            raise ValueError(f"expected a scale of {', '.join(SCALES)} after yolo11, got {scale!r} in {path}")
-        d = with_attention(re.findall("P.", (places or "p5").upper()), NAMES[block], **(IMPROVED if improved else {}))
+            raise ValueError(f"expected a scale of {', '.join(SCALES)} after {body}, got {scale!r} in {path}")
+        switches = IMPROVED if improved else {}
+        places = re.findall("P.", (places or "p5").upper())
+        d = with_attention(places, NAMES[block], body + (task or ""), **switches)
         return {**d, "scale": scale or SCALES[0], "yaml_file": str(path)}
 
     return yaml_model_load
 
 
-def with_attention(places: Sequence[str] = ("P5",), block: str = "C2TSSA", **switches: Any) -> dict[str, Any]:
+def with_attention(
+    places: Sequence[str] = ("P5",), block: str = "C2TSSA", body: str = "yolo11", **switches: Any
+) -> dict[str, Any]:
     """The rows of a YOLO11 with attention at the end of several levels of its backbone, as a model dictionary.
 
     places: "P5" (stride 32, where YOLO11 has it), and "P4" (16) and "P3" (8) if wanted; block: "C2TSSA",
-    stock "C2PSA" or "C2Plain"; switches: `e`, `head_width`, `normalize`, `temp` and `tied` of C2TSSA, for every place
-    alike. A head_width of None (the default) gives every place two heads at least (`blocks.widest_head`). By name the
-    same is `YOLO("yolo11n-tssa-p4p5.yaml")`, `YOLO("yolo11n-psa-p3p4p5.yaml")`, and with the switches of `IMPROVED`
-    `YOLO("yolo11n-tssa-improved-p4p5.yaml")`. With other switches: add the key `scale`, or write the dictionary to a
-    file like `yolo11n-mine.yaml`. `ValueError` for other places, blocks and switches.
+    stock "C2PSA" or "C2Plain"; body: one of `BODIES`; switches: `e`, `head_width`, `normalize`, `temp` and `tied` of
+    C2TSSA, for every place alike. A head_width of None (the default) gives every place two heads at least
+    (`blocks.widest_head`). By name the same is `YOLO("yolo11n-tssa-p4p5.yaml")`, `YOLO("yolo11n-psa-p3p4p5.yaml")`,
+    and with the switches of `IMPROVED` `YOLO("yolo11n-tssa-improved-p4p5.yaml")`. With other switches: add the key
+    `scale`, or write the dictionary to a file like `yolo11n-mine.yaml`. `ValueError` for other places, blocks, bodies
+    and switches.
 
     >>> [row[2] for row in with_attention(("P4", "P5"))["backbone"]].index("C2TSSA")
     7
     """
     d = YAML.load(Path(__file__).with_name("yolo11-tssa.yaml"))
+    ours = d["backbone"][AFTER["P5"]][3]
+    if body not in BODIES:
+        raise ValueError(
+            f"expected a body of {', '.join(BODIES)}, which have attention in a row of its own, got {body!r}"
+        )
+    if body != "yolo11":
+        d = YAML.load(ROOT / "cfg" / "models" / body[4:6] / f"{body}.yaml")
     rows, cut = d["backbone"] + d["head"], len(d["backbone"])
     if "P5" not in places or not set(places) <= AFTER.keys():
         raise ValueError(f"expected places P5 and perhaps P4 and P3, got {', '.join(places) or 'none'}")
     if block not in NAMES.values():
         raise ValueError(f"expected the block {' or '.join(NAMES.values())}, got {block!r}")
-    given = dict(zip(SWITCHES, rows[AFTER["P5"]][3][1:]))
+    given = dict(zip(SWITCHES, ours[1:]))
     if not switches.keys() <= given.keys() or (switches and block != "C2TSSA"):
         raise ValueError(f"expected switches of C2TSSA ({', '.join(given)}), got {', '.join(switches)} for {block}")
     args = [*{**given, **switches}.values()] if block == "C2TSSA" else []
