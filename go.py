@@ -186,7 +186,7 @@ def install():
     if afresh:
         make_venv(uv)
     step(2, "packages, with %s: 6 to 7 GB, two to five minutes at first, seconds later" % ("uv" if uv else "pip"))
-    what = ["-r", "requirements.txt", "-e", ".[lessons,test]"]
+    what = ["-r", "requirements.txt", "-e", ".[lessons,export,test]"]
     if uv:
         call(uv, "pip", "install", "--python", PYTHON, *what)
     else:

@@ -38,8 +38,8 @@ def pins(python="3.12", platform="linux"):
 def bounds(python):
     """The requirements of pyproject.toml, extras included, that hold for a Python."""
     text = (ROOT / "pyproject.toml").read_text()
-    lists = re.findall(r"^(?:dependencies|lessons|test) = \[\n(.*?)^\]", text, re.DOTALL | re.MULTILINE)
-    assert len(lists) == 3
+    lists = re.findall(r"^(?:dependencies|lessons|export|test) = \[\n(.*?)^\]", text, re.DOTALL | re.MULTILINE)
+    assert len(lists) == 4
     found = requirements(re.findall(r'^    "(.*)",$', "".join(lists), re.MULTILINE))
     return [bound for bound in found if bound.marker is None or bound.marker.evaluate({"python_version": python})]
 
@@ -57,7 +57,7 @@ def test_conda_file_takes_the_pins_from_requirements():
     text = (ROOT / "environment.yml").read_text()
     assert re.search(r"- python=(\S+)", text)[1] in PYTHONS
     assert "==" not in text, "a pin stands in requirements.txt alone"
-    assert re.findall(r"^      - (.+)$", text, re.MULTILINE) == ["-r requirements.txt", "-e .[lessons,test]"]
+    assert re.findall(r"^      - (.+)$", text, re.MULTILINE) == ["-r requirements.txt", "-e .[lessons,export,test]"]
     assert re.findall(r"^  - (\S+)$", text, re.MULTILINE)[:2] == ["conda-forge", "nodefaults"]
 
 

@@ -10,8 +10,8 @@ The companion library of the lessons in `notebooks/`; every file names the lesso
 and all files as submodules: `tssa_lib.train.train` and `tssa_lib.observe.observe` have no short name, because `train`
 and `observe` are the files. Nothing heavy is imported before it is asked for.
 
-In a checkout, Ultralytics keeps its settings in the project's `.cache/` and stays off the network,
-also when somebody starts jupyter by hand; `YOLO_CONFIG_DIR` and `YOLO_OFFLINE` overrule that.
+In a checkout, Ultralytics keeps its settings in the project's `.cache/`, unless a user has settings of their own, and
+stays off the network, also when somebody starts jupyter by hand; `YOLO_CONFIG_DIR` and `YOLO_OFFLINE` overrule that.
 """
 
 import importlib

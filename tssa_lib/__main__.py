@@ -1,4 +1,5 @@
-"""TSSA-YOLO from a shell: `python -m tssa_lib train | resume | check | val | predict | silence | lens | export …`.
+"""TSSA-YOLO from a shell: `tssa train | resume | check | val | predict | silence | lens | export …`, wherever the
+package is installed; `python -m tssa_lib …` is the same.
 
 A mistake of the user's ends in one line that says what was expected; any other error is a bug of ours and shows where
 it happened (with --debug a mistake does, too). Opening a checkpoint (.pt) runs the code in it: open only what you
@@ -17,25 +18,29 @@ from typing import Any
 
 from tssa_lib import __version__
 
+PROGRAM = "tssa" if Path(sys.argv[0]).stem == "tssa" else "python -m tssa_lib"  # the same, by either name
 EXAMPLES = """\
 examples:
-  python -m tssa_lib check --data my.yaml                      what is in a data set, and what can't be used
-  python -m tssa_lib train --data my.yaml                      the customary recipe: 300 epochs, 640 px, batch 64
-  python -m tssa_lib train --data my.yaml --size s batch=16    the same at scale s; any setting of Ultralytics
-  python -m tssa_lib train --data my.yaml --places P3,P4,P5 --normalize rms --temp 4 --head-width 16
+  python -m tssa_lib check --data photos/                      what is in a data set, and what can't be used
+  python -m tssa_lib train --data photos/                      by a recipe that is chosen for them, and said
+  python -m tssa_lib train --data my.yaml --size s epochs=50   at scale s; any setting of Ultralytics
+  python -m tssa_lib train --data my.yaml --model yolo11n-tssa-improved-p3p4p5.yaml
                                                                TSSA at strides 8, 16 and 32, its improved form
-  python -m tssa_lib train --data scenes --recipe scenes       the lessons' digit scenes, minutes on a CPU
-  python -m tssa_lib resume data/runs/train1                   go on after an interruption
+  python -m tssa_lib train --data my.yaml --model yolo11n-tssa-seg.yaml
+                                                               masks; -pose: key points, -obb: oriented boxes
+  python -m tssa_lib resume runs/train1                        go on after an interruption
   python -m tssa_lib val --model best.pt --data my.yaml imgsz=1280
   python -m tssa_lib silence --model best.pt --data my.yaml    the same metrics with TSSA switched off
   python -m tssa_lib predict --model best.pt --source photos/
-  python -m tssa_lib export --model best.pt --format onnx imgsz=640
+  python -m tssa_lib export --model best.pt                    ONNX: runs without this package, at any picture size
   python -m tssa_lib lens                                      what TSSA sees in blood cells: lens.html, for a browser
   python -m tssa_lib lens --model best.pt --source photo.jpg   the same of one's own detector and picture
   python -m tssa_lib yolo track model=best.pt source=clip.mp4  Ultralytics' own command line, with TSSA in it
 
-`python -m tssa_lib train --help` says what each option of a command does. Checkpoints run code when they are opened:
-open only what you trust.
+data: an Ultralytics data YAML; a folder of pictures with YOLO labels, COCO JSON or VOC XML; or one COCO JSON.
+A best.pt opens wherever this package is installed, in Ultralytics' own command and in scripts, too. The names of models
+(yolo11n-tssa.yaml) are known to `python -m tssa_lib yolo …`, and in scripts after `import tssa_lib.yolo`.
+Opening a checkpoint runs the code in it: open only what you trust.
 """
 
 OPTIONS = {"data": "--data", "model": "--model", "source": "--source", "format": "--format"}  # not as key=value
@@ -208,9 +213,9 @@ def yolo(words: list[str]) -> None:
 # ---- the words -----------------------------------------------------------------------------------------------
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m tssa_lib",
+        prog=PROGRAM,
         description="Train, measure, use and export YOLO11 with TSSA.",
-        epilog=EXAMPLES,
+        epilog=EXAMPLES.replace("python -m tssa_lib", PROGRAM),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"tssa_lib {__version__}")
@@ -225,7 +230,7 @@ def _parser() -> argparse.ArgumentParser:
             one.add_argument("settings", nargs="*", metavar="key=value", help=text)
         return one
 
-    data = 'data YAML (own, or "VOC.yaml", "coco8.yaml", …), or "scenes": the digit scenes of the lessons'
+    data = 'data YAML; folder of pictures with YOLO labels, COCO JSON or VOC XML; or "scenes", the lessons\' own'
     one = verb("train", train, "train on a data YAML, then say how good it is and where everything lies")
     one.add_argument("--data", required=True, help=data)
     one.add_argument("--size", choices="nsmlx", help="scale of the model, from nano to extra large (default: n)")

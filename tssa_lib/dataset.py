@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from tssa_lib import quiet
 from tssa_lib.convert import as_yaml, is_picture
 
 from ultralytics.data import dataset as ultralytics_dataset
 from ultralytics.data.utils import check_det_dataset, img2label_paths, verify_image_label
-from ultralytics.utils import YAML
+from ultralytics.utils import LOGGER, YAML
 
 SHOWN = 5  # bad files that a message names
 
@@ -43,6 +44,8 @@ def check_data(data: str | Path) -> dict[str, Any]:
     for split in ("train", "val"):
         for place in described[split] if isinstance(described[split], list) else [described[split]]:
             _check_pictures(path.name, split, Path(place))
+    if letters := quiet.undrawable("".join(map(str, described["names"].values()))):
+        LOGGER.warning(f"no font here has {letters[:20]}: pictures will show empty boxes in names of classes")
     return described
 
 

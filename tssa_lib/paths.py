@@ -1,6 +1,7 @@
 """Where things are: the one place that knows whether this is a checkout or an installed package."""
 
 import os
+import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
@@ -58,6 +59,14 @@ def runs_dir() -> Path:
 
 
 def settings_dir() -> Path:
-    """Where Ultralytics' settings go unless `$YOLO_CONFIG_DIR` says otherwise: out of a user's own settings."""
+    """Where Ultralytics' settings are unless `$YOLO_CONFIG_DIR` says otherwise: a user's own, else a folder of ours."""
     root = checkout()
-    return root / ".cache" / "ultralytics" if root else data_dir() / "ultralytics"
+    return users_settings() or (root / ".cache" / "ultralytics" if root else data_dir() / "ultralytics")
+
+
+def users_settings() -> Path | None:
+    """The folder above the settings that a user has from Ultralytics itself; None where there are none."""
+    home = Path.home()
+    systems = {"win32": home / "AppData" / "Roaming", "darwin": home / "Library" / "Application Support"}
+    place = systems.get(sys.platform) or Path(os.environ.get("XDG_CONFIG_HOME", home / ".config"))
+    return place if (place / "Ultralytics" / "settings.json").is_file() else None

@@ -1,8 +1,9 @@
-"""Ultralytics, imported quietly: its settings and a font in a folder of ours, nothing asked of the network.
+"""Ultralytics, imported quietly: nothing asked of the network, its settings and a font in a folder of ours.
 
-There is no telemetry, version check, package installation or font download. Environment variables that are already
-set win (`YOLO_CONFIG_DIR`, `YOLO_OFFLINE`, `YOLO_AUTOINSTALL`). Data sets and weights asked for by name are still
-downloaded. Every file that imports Ultralytics imports this one first.
+Who has settings of Ultralytics keeps them, and nothing is put beside them. There is no telemetry, version check,
+package installation or font download. Environment variables that are set already win (`YOLO_CONFIG_DIR`, `YOLO_OFFLINE`,
+`YOLO_AUTOINSTALL`). Data sets and weights asked for by name are still downloaded. Every file that imports Ultralytics
+imports this one first.
 """
 
 import glob
@@ -15,7 +16,13 @@ from types import SimpleNamespace
 
 import torch  # noqa: F401  (before ultralytics, which else holds torch to one thread)
 
-from tssa_lib.paths import data_dir
+from tssa_lib.paths import data_dir, settings_dir, users_settings
+
+# Fonts with Chinese, Japanese or Korean glyphs, for names of classes: the first that the system has
+MANY_GLYPHS = (
+    *("Arial Unicode MS", "Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Zen Hei"),
+    *("Droid Sans Fallback", "Microsoft YaHei", "Malgun Gothic", "PingFang SC", "Hiragino Sans GB"),
+)
 
 
 def make_quiet() -> bool:
@@ -25,18 +32,21 @@ def make_quiet() -> bool:
     """
     os.environ.setdefault("YOLO_OFFLINE", "True")  # no telemetry, no version check
     os.environ.setdefault("YOLO_AUTOINSTALL", "False")  # no pip behind one's back
-    home = Path(os.environ.setdefault("YOLO_CONFIG_DIR", str(data_dir() / "ultralytics")))
-    folder = home.expanduser() / "Ultralytics"
+    home = Path(os.environ.setdefault("YOLO_CONFIG_DIR", str(settings_dir()))).expanduser()
+    folder = home / "Ultralytics"
     settings = folder / "settings.json"
     fonts = [folder / name for name in ("Arial.ttf", "Arial.Unicode.ttf")]  # it would download these
-    if all(file.exists() for file in (settings, *fonts)):
+    if home == users_settings() or all(file.exists() for file in (settings, *fonts)):
         return False
-    from matplotlib import get_data_path
+    from matplotlib import font_manager, get_data_path
 
     folder.mkdir(parents=True, exist_ok=True)
-    for font in fonts:
+    there = {font.name: font.fname for font in font_manager.fontManager.ttflist}
+    most = next((there[name] for name in MANY_GLYPHS if name in there), None)
+    plain = Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
+    for font, source in zip(fonts, (plain, most or plain)):
         if not font.exists():
-            shutil.copy(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), font)
+            shutil.copy(source, font)
     if not settings.exists():
         places = {f"{kind}_dir": str(data_dir() / kind) for kind in ("datasets", "weights", "runs")}
         partial = folder / f"settings.{os.getpid()}.tmp"
@@ -51,6 +61,20 @@ if make_quiet():
 from ultralytics.utils import checks  # noqa: E402
 
 logging.disable(logging.NOTSET)
+
+
+def undrawable(names: str) -> str:
+    """The letters of these names that would be drawn as empty boxes: no font here has them.
+
+    >>> undrawable("cat, œuf")
+    ''
+    """
+    from matplotlib.ft2font import FT2Font
+
+    font = checks.USER_CONFIG_DIR / "Arial.Unicode.ttf"
+    if names.isascii() or not font.is_file():
+        return ""
+    return "".join(sorted({c for c in names if ord(c) not in FT2Font(str(font)).get_charmap()}))
 
 
 def find(pattern: str, root: str = "", **options: bool) -> list[str]:

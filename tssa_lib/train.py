@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import importlib.util
 import io
 import json
 import logging
@@ -381,6 +382,8 @@ def export(model: str | Path | YOLO, format: str = "onnx", **settings: Any) -> P
             f"expected an export with float32, which TSSA's squares need, got {asked}; "
             "onnx, torchscript and openvino are tried"
         )
+    if format == "onnx" and not importlib.util.find_spec("onnx"):
+        raise ModuleNotFoundError("expected the package onnx for this export, found none: pip install onnx onnxruntime")
     model = open_model(model)
     onnx = {"simplify": False, "dynamic": True} if format == "onnx" else {}  # nothing more to install
     with _logging(quiet=True), warnings.catch_warnings():
@@ -424,9 +427,9 @@ def _run(model: YOLO, folder: Path, watch: Callable[[History], None] | None, dro
 
 NOTHING = 0.01  # mAP50 below which a run found nothing
 WHY_NOTHING = (
-    "mAP50 is about zero: nothing was learned yet. Usual reasons: too few steps (small data need a smaller batch, more "
-    "epochs and a learning rate of their own, see SCENES); labels that belong to other pictures; objects "
-    "that are smaller than some eight pixels at this imgsz."
+    "mAP50 is about zero: nothing was learned yet. Usual reasons: too few steps (more epochs, a smaller batch; "
+    "`--recipe auto` chooses them for the data, from scratch some hundred steps are the least); labels that belong to "
+    "other pictures (`check` counts them); objects smaller than some eight pixels at this imgsz."
 )
 
 

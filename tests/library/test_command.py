@@ -75,15 +75,17 @@ def test_the_road_from_training_to_export(data, tmp_path):
     assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("error: expected an interrupted training")
 
 
-def test_train_is_the_customary_full_recipe(monkeypatch, capsys):
+def test_the_customary_full_recipe_is_asked_for_by_name(monkeypatch, capsys):
     asked = {}
     monkeypatch.setattr(training, "full_recipe", lambda *a, **k: asked.update(k, a=a))
     monkeypatch.setattr(command, "_tell", lambda run: None)
-    assert command.main(["train", "--data", "VOC.yaml", "--size", "s", "batch=16", "cos_lr=true", "device=0,1"]) == 0
+    full = ["train", "--recipe", "full", "--data", "VOC.yaml"]
+    assert command.main([*full, "--size", "s", "batch=16", "cos_lr=true", "device=0,1"]) == 0
     assert asked["a"] == ("VOC.yaml",) and asked["weights"] is None and asked["model"] == "yolo11s-tssa.yaml"
     assert asked["batch"] == 16 and asked["cos_lr"] is True
     words = [
         "train",
+        "--recipe=full",
         "epochs=7",
         "--weights",
         "none",
@@ -97,7 +99,7 @@ def test_train_is_the_customary_full_recipe(monkeypatch, capsys):
     assert command.main(words) == 0, "settings may stand anywhere"
     assert asked["weights"] is None and asked["model"] == "yolo11n-tssa-p4p5.yaml"
     assert (asked["epochs"], asked["imgsz"], asked["batch"]) == (7, 64, 2)
-    assert command.main(["train", "--data", "my.yaml", "--model", "best.pt"]) == 0 and asked["weights"] is None
+    assert command.main([*full, "--model", "best.pt"]) == 0 and asked["weights"] is None
     monkeypatch.setattr(training, "train", lambda *a, **k: asked.update(k, a=a))
     assert command.main(["train", "--data", "my.yaml", "--recipe", "scenes"]) == 0 and asked["weights"] is None
     assert command.main(["train", "--data", "my.yaml", "--recipe", "scenes", "--weights", "stock"]) == 0
@@ -126,6 +128,7 @@ def test_the_help_shows_every_verb_and_examples(capsys):
         "yolo",
         "--data my.yaml",
         "300 epochs",
+        "COCO JSON",
         "--weights",
         "key=value",
     ):

@@ -97,8 +97,8 @@ def test_a_data_yaml_that_says_something_else_is_named(data, yaml, said):
     data.write_text(f"train: images/train\nval: images/val\n{yaml}\n")
     with pytest.raises(ValueError, match=said):
         check_data(data)
-    with pytest.raises(ValueError, match="expected a data YAML, got the folder"):
-        check_data(data.parent)
+    with pytest.raises(ValueError, match="expected a data YAML, or a folder with pictures and labels, got .* without"):
+        check_data(data.parent / "labels")
 
 
 def test_hidden_files_and_folders_are_not_pictures(data):
@@ -138,7 +138,8 @@ def test_a_label_cache_of_a_stranger_runs_nothing(data):
 
 
 def test_a_data_set_is_described(data):
-    spoil(data, "1 0.5 0.5 0.5 0.5\n0 0.2 0.2 0.1 0.1\n")
+    spoil(data, "1 0.5 0.5 0.5 0.5\n0 0.2 0.2 0.1 0.1\n0 0.2 0.2 0.1 0.1\n")
+    spoil(data, "0 0.5 0.5 0.02 0.9\n", split="val")
     spoil(data, "", name="2")
     spoil(data, "7 0.5 0.5 0.2 0.2", name="3")
     shutil.copy(data.parent / "images" / "train" / "0.png", data.parent / "images" / "val" / "0.png")
@@ -152,5 +153,8 @@ def test_a_data_set_is_described(data):
         "3.png can't be used",
         "val: no box of dog",
         "share 1 pictures, e.g. 0.png",
+        "train: 1.png holds the same box twice",
+        "val: 1.png holds a box of 1×43 pixels: is it meant?",
+        "train: pictures of 64×48",
     ):
         assert said in text

@@ -61,6 +61,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     assert {n.split("/")[0] for n in names if ".dist-info/" not in n} == {"tssa_lib"}
     known = {f"tssa_lib/{f.relative_to(ROOT / 'tssa_lib').as_posix()}" for f in (ROOT / "tssa_lib").rglob("*.*")}
     assert {n for n in known if not n.endswith(".pyc")} == {n for n in names if n.startswith("tssa_lib/")}
+    (commands,) = [n for n in names if n.endswith("entry_points.txt")]
+    assert "tssa = tssa_lib.__main__:main" in zipfile.ZipFile(wheel).read(commands).decode()
     assert {"tssa_lib/py.typed", "tssa_lib/yolo11-tssa.yaml", "tssa_lib/pictures/flower.png"} <= names
 
 
@@ -71,6 +73,7 @@ def test_the_wheel_works_where_there_is_no_checkout(wheel, tmp_path, monkeypatch
     for name in ("PYTHONPATH", "YOLO_CONFIG_DIR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TSSA_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))  # where nobody has settings of Ultralytics
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     done = subprocess.run(
         [sys.executable, "-c", USE, str(target), str(ROOT)], cwd=home, capture_output=True, text=True, timeout=600
