@@ -74,6 +74,7 @@ COMES_WITH = {
     "nbconvert": "jupyterlab",
     "yaml": "ultralytics",
     "cv2": "ultralytics",
+    "mpl_toolkits": "matplotlib",
     "scipy": "scikit-learn",
 }
 

@@ -1,9 +1,9 @@
 """Ultralytics, imported quietly: nothing asked of the network, its settings and a font in a folder of ours.
 
 Who has settings of Ultralytics keeps them, and nothing is put beside them. There is no telemetry, version check,
-package installation or font download. Environment variables that are set already win (`YOLO_CONFIG_DIR`, `YOLO_OFFLINE`,
-`YOLO_AUTOINSTALL`). Data sets and weights asked for by name are still downloaded. Every file that imports Ultralytics
-imports this one first.
+package installation or font download. Environment variables that are set already win (`YOLO_CONFIG_DIR`,
+`YOLO_OFFLINE`, `YOLO_AUTOINSTALL`). Data sets and weights asked for by name are still downloaded. Every file that
+imports Ultralytics imports this one first.
 """
 
 import glob
@@ -13,6 +13,7 @@ import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import torch  # noqa: F401  (before ultralytics, which else holds torch to one thread)
 
@@ -77,7 +78,7 @@ def undrawable(names: str) -> str:
     return "".join(sorted({c for c in names if ord(c) not in FT2Font(str(font)).get_charmap()}))
 
 
-def find(pattern: str, root: str = "", **options: bool) -> list[str]:
+def find(pattern: str, root: str = "", **options: Any) -> list[str]:
     """`glob.glob`, with the folder that Ultralytics is installed in taken as it is called.
 
     Ultralytics finds its own files (yolo11.yaml, coco8.yaml, botsort.yaml) by a pattern that begins with that folder:
