@@ -84,7 +84,9 @@ def auto(data: str | Path, model: YOLO | None = None, weights: Any = None, **giv
     wanted = min(longest, max(min(longest, usual), min(FINDABLE / smallest, 2 * usual)))
     reason = "the pictures' own size" if wanted == longest else "usual " + ("on a GPU" if gpus else "on a CPU")
     choose(reason if wanted <= usual else "small boxes ask for it", imgsz=max(64, -(-int(wanted) // 32) * 32))
-    choose(f"{count:,} pictures", batch=(8 if count < 1000 or 0 < memory < 6 else 16) * max(1, gpus))
+    choose(
+        f"{count:,} pictures", batch=(4 if count < 300 else 8 if count < 1000 or 0 < memory < 6 else 16) * max(1, gpus)
+    )
     each = -(-count // max(1, int(chosen["batch"])))  # steps an epoch
     epochs = min(300, max(10, (20_000 if gpus else 1_500) // each))
     choose(f"{each * epochs:,} steps, {each:,} an epoch", epochs=epochs)
@@ -92,7 +94,7 @@ def auto(data: str | Path, model: YOLO | None = None, weights: Any = None, **giv
     carried = weights is not None or bool(model and model.ckpt)
     if steps < FEW:
         few = f"{steps:,} steps from {'learned weights' if carried else 'scratch'}: every batch is one"
-        choose(few, optimizer="AdamW", lr0=0.001 if carried else 0.003, lrf=0.05, momentum=0.9, nbs=chosen["batch"])
+        choose(few, optimizer="AdamW", lr0=0.001 if carried else 0.002, lrf=0.05, momentum=0.9, nbs=chosen["batch"])
         choose("AdamW's start", warmup_epochs=1, warmup_bias_lr=0.0)
         choose("few steps: whole pictures, moved a little", mosaic=0.0, scale=0.2, translate=0.05)
     else:
