@@ -74,7 +74,6 @@ COMES_WITH = {
     "nbconvert": "jupyterlab",
     "yaml": "ultralytics",
     "cv2": "ultralytics",
-    "mpl_toolkits": "matplotlib",
     "scipy": "scikit-learn",
 }
 
