@@ -1,7 +1,7 @@
 """Every switch that changes what is traced, in every format, at the size of the export and at others.
 
-The block stands alone (256 channels, 8 heads): what surrounds it in a detector is Ultralytics' own, and whole detectors
-are exported in test_train.py and test_verbs.py. A model exported at a fixed size is asked at that size alone.
+The block stands alone (256 channels, 8 heads): what surrounds it in a detector is Ultralytics' own. A whole detector
+follows at the end, by our verbs and in plain onnxruntime. A model exported at a fixed size is asked at that size alone.
 """
 
 import io
@@ -11,8 +11,11 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from PIL import Image
 
+from tssa_lib import paths, weights
 from tssa_lib.blocks import C2TSSA
+from tssa_lib.train import export, predict
 from tssa_lib.tssa import TSSA
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of tracing, and of formats that torch means to retire
@@ -101,3 +104,39 @@ def test_eight_bit_weights_work_or_are_refused_in_words(tied):
     else:
         want = made(x)
         assert (small(x) - want).norm() < 0.05 * want.norm()
+
+
+# ---- a whole detector ------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory):
+    """The detector that comes trained, as a checkpoint and as the ONNX file that our verb writes of it."""
+    file = tmp_path_factory.mktemp("exported") / "cells.pt"
+    file.write_bytes(paths.shipped("detectors/blood_cells.pt").read_bytes())
+    return file, export(file)
+
+
+PICTURES = sorted(paths.shipped("blood_cells/images/val").iterdir())[:3]  # 320 × 240 pixels
+
+
+@pytest.mark.parametrize("imgsz", [None, 320, (160, 320)], ids=["as trained", "another size", "a rectangle"])
+def test_the_exported_detector_finds_what_the_checkpoint_finds(cells, imgsz):
+    settings = {"imgsz": imgsz} if imgsz else {}
+    ours, theirs = (predict(file, PICTURES, **settings) for file in cells)
+    for a, b in zip(ours, theirs):
+        assert len(a.boxes) > 5 and a.names == b.names
+        torch.testing.assert_close(b.boxes.data, a.boxes.data, atol=2e-2, rtol=1e-3)  # pixels of the picture
+
+
+@pytest.mark.parametrize("size", [(224, 224), (160, 320), (320, 320)], ids=str)
+def test_the_exported_detector_in_plain_onnxruntime(cells, size):
+    """Without Ultralytics: a picture, squeezed, as RGB from 0 to 1, in; all candidates out."""
+    session = onnxruntime.InferenceSession(str(cells[1]), providers=["CPUExecutionProvider"])
+    model = weights.load(cells[0]).model
+    with Image.open(PICTURES[0]) as photo:
+        x = np.asarray(photo.convert("RGB").resize(size[::-1]), dtype=np.float32).transpose(2, 0, 1)[None] / 255
+    (found,) = session.run(None, {session.get_inputs()[0].name: x})
+    with torch.no_grad():
+        want = model(torch.from_numpy(x))[0].numpy()  # (1, 4 + classes, candidates)
+    assert want[:, 4:].max() > 0.2, "something is found"
+    np.testing.assert_allclose(found[:, :4], want[:, :4], atol=2e-2, rtol=1e-3)
+    np.testing.assert_allclose(found[:, 4:], want[:, 4:], atol=1e-3)
