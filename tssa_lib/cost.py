@@ -125,13 +125,16 @@ class Cost(NamedTuple):
 def count(model: Any, height: int, width: int | None = None) -> Cost:
     """The cost of one picture of height × width pixels, counted without computing anything.
 
-    model: a detector (`YOLO(…).model`), which stays as it is; decoding its maps into boxes isn't counted. One
+    model: a YOLO, its network, a path or a name, which stays as it is; decoding its maps into boxes isn't counted. One
     multiply–add is two FLOPs.
 
-    >>> from tssa_lib.yolo import YOLO
-    >>> count(YOLO("yolo11n-tssa.yaml").model, 64).attention_macs
+    >>> count("yolo11n-tssa.yaml", 64).attention_macs
     136192
     """
+    if not isinstance(model, nn.Module) or hasattr(model, "predictor"):  # a YOLO wraps its network
+        from tssa_lib.train import open_model
+
+        model = open_model(model).model
     shapes_only = copy.deepcopy(model).eval().float().to("meta")
     shapes_only.model[-1].training = True  # the head gives its maps and does not decode them into boxes
     picture = torch.empty(1, 3, height, width or height, device="meta", dtype=torch.float32)

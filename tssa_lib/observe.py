@@ -151,6 +151,8 @@ def tssa_layers(model: Any) -> dict[str, TokenStatistics]:
     ['0']
     """
     module = model.model if hasattr(model, "predictor") else model  # a YOLO wraps its network
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"expected a model that is open, as tssa_lib.load gives it, got {model!r}")
     return {name: m for name, m in module.named_modules() if isinstance(m, TokenStatistics)}
 
 

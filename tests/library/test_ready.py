@@ -6,10 +6,12 @@ import subprocess
 import sys
 import zipfile
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from tssa_lib import paths, weights, yolo
+from tssa_lib import cost, look, paths, silence, weights, yolo
 from tssa_lib.train import predict, train
 from tssa_lib.yolo import YOLO
 
@@ -121,3 +123,20 @@ def test_what_the_ready_detector_says_of_itself():
     assert [row["split"] for row in said["rows"]] == ["val", "test"]
     assert all(0.6 < row["mAP50"] <= 1 and set(row["per_class"]) == {"RBC", "WBC", "Platelets"} for row in said["rows"])
     assert said["bytes"] == paths.shipped(f"detectors/{CELLS}.pt").stat().st_size
+
+
+def test_a_model_by_name_path_or_open_and_a_picture_as_path_array_or_pil_are_the_same():
+    file = paths.shipped(f"detectors/{CELLS}.pt")
+    source = sorted(paths.shipped("blood_cells/images/val").iterdir())[0]
+    model, photo = weights.ready(), Image.open(source)
+    array = np.asarray(photo.convert("RGB"))[..., ::-1].copy()  # BGR, as OpenCV reads
+    want, seen, cost_of = predict(model, source)[0].boxes.data, look(model, source), cost.count(model, 64)
+    assert len(want) > 5 and seen.picture.shape == (192, 224, 3), "the size that it was trained at"
+    for given in (CELLS, str(file), file):
+        assert torch.equal(predict(given, source)[0].boxes.data, want) and cost.count(given, 64) == cost_of
+        assert torch.equal(look(given, source).layers[0].Pi, seen.layers[0].Pi)
+    for picture in (str(source), array, photo):
+        assert torch.equal(predict(model, picture)[0].boxes.data, want)
+        assert torch.equal(look(model, picture).layers[0].Pi, seen.layers[0].Pi)
+    with pytest.raises(TypeError, match="expected a model that is open, as tssa_lib.load gives it, got 'blood_cells'"):
+        silence.tssa_layers(CELLS)
