@@ -56,8 +56,8 @@ MUTANTS = [
     ),
     (
         "tssa_lib/observe.py",
-        "tuple(x.shape[-2:]) if x.ndim == 4",
-        "tuple(x.shape[:-3:-1]) if x.ndim == 4",
+        "(x.shape[-2], x.shape[-1]) if x.ndim == 4",
+        "(x.shape[-1], x.shape[-2]) if x.ndim == 4",
         f"{L}test_observe.py",
     ),
     ("tssa_lib/observe.py", "result.orig_img[..., ::-1]", "result.orig_img", f"{L}test_observe.py"),

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -14,22 +13,14 @@ import nbformat
 import pytest
 import torch
 
+from harness import trouble_of
 from kit.explorer import Explorer
 from kit.places import NOTEBOOKS
 from tssa_lib import rates
 from tssa_lib.plots import COLORS
 from tssa_lib.tssa import memberships
 
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 EPS2, ETA, GRID = 0.5, 0.2, (6, 8)
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium or Chrome on this machine to drive")
 
 
 def example() -> Explorer:
@@ -130,33 +121,23 @@ def follow(frame, page, e: Explorer) -> None:
 
 
 @contextlib.contextmanager
-def browser_page():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        page, trouble = browser.new_page(viewport={"width": 1200, "height": 900}), []
-        page.on("pageerror", lambda error: trouble.append(str(error)))
-        page.on(
-            "request",
-            lambda r: trouble.append(r.url) if r.url.startswith("http") and "127.0.0.1" not in r.url else None,
-        )
-        yield page, trouble
-        browser.close()
+def opened(browser):
+    page = browser.new_page(viewport={"width": 1200, "height": 900})
+    yield page, trouble_of(page)
+    page.close()
 
 
-@needs_browser
-def test_the_exported_page_needs_nothing_and_follows(tmp_path):
+def test_the_exported_page_needs_nothing_and_follows(browser, tmp_path):
     path = example().save(tmp_path / "explorer.html")
-    with browser_page() as (page, trouble):
+    with opened(browser) as (page, trouble):
         page.goto(path.as_uri())
         follow(page, page, example())
         assert not trouble
 
 
-@needs_browser
-def test_the_view_follows_in_jupyterlab(tmp_path):
-    places = [os.path.dirname(__file__), str(NOTEBOOKS)]
+def test_the_view_follows_in_jupyterlab(browser, tmp_path):
+    here = os.path.dirname(__file__)
+    places = [here, os.path.dirname(here), str(NOTEBOOKS)]
     cell = f"import sys; sys.path[:0] = {places!r}\nfrom test_explorer import example\nexample()"
     nbformat.write(
         nbformat.v4.new_notebook(
@@ -191,7 +172,7 @@ def test_the_view_follows_in_jupyterlab(tmp_path):
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/api?token=t", timeout=2)
                 break
             time.sleep(0.25)
-        with browser_page() as (page, trouble):
+        with opened(browser) as (page, trouble):
             page.goto(f"http://127.0.0.1:{port}/lab/tree/try.ipynb?token=t&reset")
             page.wait_for_function(
                 "() => window.jupyterapp && jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel",
@@ -200,7 +181,7 @@ def test_the_view_follows_in_jupyterlab(tmp_path):
             page.evaluate("() => { jupyterapp.commands.execute('notebook:run-all-cells'); return true }")
             page.wait_for_selector(".jp-OutputArea .tssa-explorer[data-rate]", timeout=90000)
             follow(page, page, example())
-            assert not [t for t in trouble if t.startswith("http")]
+            assert not [t for t in trouble if t.startswith("http")], "JupyterLab's own errors are not ours"
     finally:
         server.terminate()
         server.wait(20)
@@ -226,13 +207,12 @@ def test_an_odd_eta_is_named_at_once(eta):
         odd(eta=eta)
 
 
-@needs_browser
-def test_twelve_groups_uniform_memberships_and_a_strange_title(tmp_path):
+def test_twelve_groups_uniform_memberships_and_a_strange_title(browser, tmp_path):
     g = torch.Generator().manual_seed(1)
     frames = torch.linalg.qr(torch.randn(12, 5, 2, generator=g, dtype=torch.float64))[0]
     groups = {12: (torch.full((12, 48), 1 / 12, dtype=torch.float64), frames)}
     e = odd(groups=groups, title="</script> __DATA__ __ID__")
-    with browser_page() as (page, trouble):
+    with opened(browser) as (page, trouble):
         page.goto(e.save(tmp_path / "twelve.html").as_uri())
         root = page.locator(".tssa-explorer")
         assert root.locator(".title").inner_text() == "</script> __DATA__ __ID__"

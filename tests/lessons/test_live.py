@@ -4,25 +4,16 @@ import base64
 import json
 import math
 import re
-import shutil
 
 import pytest
 import torch
 from torch import Tensor
 
+from harness import trouble_of
 from kit import live
 from tssa_lib import rates, tssa
 from tssa_lib.attention import mssa
 
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium or Chrome on this machine to drive")
 SETTINGS = 50
 TOL = 1e-6
 
@@ -43,10 +34,7 @@ class Shown:
     """A page with one view or several, and everything that went wrong on it."""
 
     def __init__(self, page):
-        self.page, self.trouble = page, []
-        page.on("pageerror", lambda error: self.trouble.append(str(error)))
-        page.on("console", lambda message: self.trouble.append(message.text) if message.type == "error" else None)
-        page.on("request", lambda request: self.trouble.append(request.url) if request.url.startswith("http") else None)
+        self.page, self.trouble = page, trouble_of(page)
 
     def open(self, path):
         self.page.goto(path.as_uri())
@@ -56,15 +44,6 @@ class Shown:
         """What the browser computes for each of the states."""
         ask = "(root, text) => JSON.stringify(JSON.parse(text).map((s) => root.compute(s)))"
         return json.loads(self.page.locator(".tssa-live").first.evaluate(ask, json.dumps(states)))
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="no Playwright to drive a browser with")
-    with sync_api.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield opened
-        opened.close()
 
 
 @pytest.fixture
@@ -134,7 +113,6 @@ def step_by_the_library(x: Tensor, Pi: Tensor, U: Tensor, gamma: float, eps2: fl
     }
 
 
-@needs_browser
 @pytest.mark.parametrize("p", [1, 2])
 def test_the_step_is_the_library_s_and_keeps_its_promise(shown, tmp_path, p):
     g = torch.Generator().manual_seed(p)
@@ -157,7 +135,6 @@ def test_the_step_is_the_library_s_and_keeps_its_promise(shown, tmp_path, p):
             assert ours["promise"] <= ours["before"] + 1e-9
 
 
-@needs_browser
 def test_the_step_follows_mouse_keys_and_sliders(shown, tmp_path):
     root = shown.open(VIEWS["step"]().save(tmp_path / "step.html"))
     assert "the promise is back at its start" in says(root)
@@ -188,7 +165,6 @@ def test_the_step_follows_mouse_keys_and_sliders(shown, tmp_path):
 
 
 # ---- lesson 1: balls and bits -----------------------------------------------------------------------
-@needs_browser
 def test_the_balls_are_the_library_s_rate(shown, tmp_path):
     shown.open(VIEWS["balls"]().save(tmp_path / "balls.html"))
     g = torch.Generator().manual_seed(0)
@@ -209,7 +185,6 @@ def test_the_balls_are_the_library_s_rate(shown, tmp_path):
         assert abs((V[:, 1] @ long).abs() - 1) < TOL
 
 
-@needs_browser
 def test_as_many_balls_are_drawn_as_the_rate_says(shown, tmp_path):
     root = shown.open(VIEWS["balls"]().save(tmp_path / "balls.html"))
     drawn = "e => [...e.querySelectorAll('.ball')].map((b) => (b.getAttribute('d').match(/M/g) || []).length)"
@@ -231,7 +206,6 @@ def test_as_many_balls_are_drawn_as_the_rate_says(shown, tmp_path):
 
 
 # ---- lesson 4: the basis ----------------------------------------------------------------------------
-@needs_browser
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_basis_is_the_library_s_bound(shown, tmp_path, seed):
     g = torch.Generator().manual_seed(seed)
@@ -260,7 +234,6 @@ def test_the_basis_is_the_library_s_bound(shown, tmp_path, seed):
         assert (ours["bits"] < 0) == (state["head"] == "one"), "only the plain bound of one direction breaks"
 
 
-@needs_browser
 def test_the_basis_turns_by_mouse_and_keys_and_breaks_with_one_direction(shown, tmp_path):
     root = shown.open(VIEWS["basis"]().save(tmp_path / "basis.html"))
     assert "bits are lost" in says(root)
@@ -281,7 +254,6 @@ def test_the_basis_turns_by_mouse_and_keys_and_breaks_with_one_direction(shown, 
 
 
 # ---- lesson 2: the climb ----------------------------------------------------------------------------
-@needs_browser
 def test_the_climb_is_the_library_s(shown, tmp_path):
     shown.open(VIEWS["climb"]().save(tmp_path / "climb.html"))
     g = torch.Generator().manual_seed(0)
@@ -306,7 +278,6 @@ def test_the_climb_is_the_library_s(shown, tmp_path):
         same(ours, theirs | {"twice": (path[6] - path[4]).norm()})
 
 
-@needs_browser
 def test_the_climb_arrives_or_jumps_for_ever(shown, tmp_path):
     root = shown.open(VIEWS["climb"]().save(tmp_path / "climb.html"))
     assert "A 2-cycle" in says(root)
@@ -330,7 +301,6 @@ def test_the_climb_arrives_or_jumps_for_ever(shown, tmp_path):
     assert root.evaluate("e => e.state.tokens[3]") != old
 
 
-@needs_browser
 def test_who_wants_no_movement_gets_the_end_at_once(browser, tmp_path):
     page = browser.new_page(reduced_motion="reduce")
     page.goto(VIEWS["climb"]().save(tmp_path / "climb.html").as_uri())
@@ -342,7 +312,6 @@ def test_who_wants_no_movement_gets_the_end_at_once(browser, tmp_path):
 
 
 # ---- lesson 3: where the sign flips -----------------------------------------------------------------
-@needs_browser
 @pytest.mark.parametrize("p", [1, 2])
 def test_the_stages_are_the_library_s(shown, tmp_path, p):
     g = torch.Generator().manual_seed(p)
@@ -370,7 +339,6 @@ def test_the_stages_are_the_library_s(shown, tmp_path, p):
         same(ours, {"x": beta * torch.linalg.svdvals(w) ** 2})
 
 
-@needs_browser
 def test_the_sign_flips_where_x_passes_one(shown, tmp_path):
     root = shown.open(VIEWS["sign"]().save(tmp_path / "sign.html"))
     assert "6 of 6 arrows point uphill" in says(root) and "The step turns around" in says(root)
@@ -400,7 +368,6 @@ def photo_of_six_by_eight() -> live.View:
     return live.patch(image, draw(48, 5), (6, 8), draw(3, 48).softmax(0), torch.linalg.qr(draw(3, 5, 2))[0], eps2=0.3)
 
 
-@needs_browser
 def test_the_patch_s_numbers_are_the_library_s(shown, tmp_path):
     view = photo_of_six_by_eight()
     shown.open(view.save(tmp_path / "patch.html"))
@@ -424,7 +391,6 @@ def test_the_patch_s_numbers_are_the_library_s(shown, tmp_path):
         same(ours, {"Pi": own, "head": head, "gates": tssa.gates(s, 5 / 0.3), "weights": likes.softmax(0), "hears": 6})
 
 
-@needs_browser
 def test_the_patch_follows_mouse_and_keys(shown, tmp_path):
     root = shown.open(photo_of_six_by_eight().save(tmp_path / "patch.html"))
     left, right = root.locator(".surface").all()
@@ -452,7 +418,6 @@ def test_the_patch_follows_mouse_and_keys(shown, tmp_path):
 
 
 # ---- fingers and themes -----------------------------------------------------------------------------
-@needs_browser
 def test_a_finger_drags_a_token(browser, tmp_path):
     page = browser.new_context(has_touch=True, viewport={"width": 390, "height": 800}).new_page()
     page.goto(VIEWS["balls"]().save(tmp_path / "balls.html").as_uri())
@@ -469,7 +434,6 @@ def test_a_finger_drags_a_token(browser, tmp_path):
     page.context.close()
 
 
-@needs_browser
 def test_the_page_s_theme_goes_before_the_system_s(browser, tmp_path):
     page = browser.new_page(color_scheme="dark")
     page.goto(VIEWS["step"]().save(tmp_path / "step.html").as_uri())
@@ -490,7 +454,6 @@ def test_the_page_s_theme_goes_before_the_system_s(browser, tmp_path):
 
 
 # ---- all of them ------------------------------------------------------------------------------------
-@needs_browser
 def test_all_views_live_on_one_page_and_twice(shown, tmp_path):
     made = [make() for make in VIEWS.values()]
     (tmp_path / "all.html").write_text(
@@ -508,7 +471,6 @@ def test_all_views_live_on_one_page_and_twice(shown, tmp_path):
     assert says(last) == kept != says(first), "each of two equal views moves by itself"
 
 
-@needs_browser
 @pytest.mark.parametrize("name", VIEWS)
 def test_a_view_fits_a_phone_and_a_screen_and_speaks(shown, tmp_path, name):
     root = shown.open(VIEWS[name]().save(tmp_path / "view.html"))
@@ -526,7 +488,6 @@ def test_a_view_fits_a_phone_and_a_screen_and_speaks(shown, tmp_path, name):
     assert unnamed == 0
 
 
-@needs_browser
 @pytest.mark.parametrize("name", VIEWS)
 def test_without_scripts_a_sentence_and_a_picture_stay(browser, tmp_path, name):
     png = bytes.fromhex("89504e470d0a1a0a") + b"rest"

@@ -1,12 +1,11 @@
 """`python -m tssa_lib`: the help, the road from training to export in fresh processes, and what bad input is told."""
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from harness import fresh_process
 from tssa_lib import __main__ as command
 from tssa_lib import train as training
 from tssa_lib.scenes import SceneSpec, make_scenes
@@ -15,15 +14,7 @@ TINY = SceneSpec(train=8, val=2, size=64, digits=(1, 2))
 
 
 def shell(*words: str, cwd: Path) -> subprocess.CompletedProcess:
-    keep = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST")}
-    return subprocess.run(
-        [sys.executable, "-m", "tssa_lib", *words],
-        cwd=cwd,
-        env={**keep, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
+    return fresh_process("-m", "tssa_lib", *words, cwd=cwd)
 
 
 @pytest.fixture(scope="module")

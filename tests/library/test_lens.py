@@ -1,6 +1,5 @@
 """The lens in headless Chromium: what is painted and said is what the library computes, and nothing leaves the page."""
 
-import shutil
 from contextlib import contextmanager
 
 import numpy as np
@@ -8,14 +7,13 @@ import pytest
 import torch
 from torch import nn
 
+from harness import trouble_of
 from tssa_lib import plots, views
 from tssa_lib.lens import Lens, match
 from tssa_lib.observe import Observer
 from tssa_lib.silence import intervene
 from tssa_lib.tssa import TSSA
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium or Chrome on this machine to drive")
 MARK = (7, 33)  # row and column of the marked token at stride 8
 
 
@@ -65,21 +63,11 @@ def lens(detector, picture, conf):
     return Lens(detector, picture, other=picture[::-1].copy(), imgsz=320, conf=conf, progress=False)
 
 
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        yield driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-
-
 @contextmanager
 def opened(browser, url, script=True):
     """A page, and everything that went wrong in it or wanted to leave it."""
-    page, trouble = browser.new_page(viewport={"width": 1280, "height": 900}, java_script_enabled=script), []
-    page.on("pageerror", lambda error: trouble.append(f"error: {error}"))
-    page.on("console", lambda message: trouble.append(message.text) if message.type == "error" else None)
-    page.on("request", lambda r: trouble.append(r.url) if not r.url.startswith(("file:", "data:")) else None)
+    page = browser.new_page(viewport={"width": 1280, "height": 900}, java_script_enabled=script)
+    trouble = trouble_of(page)
     page.goto(url)
     yield page, trouble
     page.close()
@@ -118,7 +106,6 @@ def same_boxes(state, boxes):
     assert shown.shape == boxes[:, :4].shape and np.abs(shown - boxes[:, :4]).max(initial=0) < 2e-4
 
 
-@needs_browser
 def test_every_layer_and_head_as_the_library_computes_it(browser, lens, detector, picture, conf, tmp_path):
     observer = Observer(detector, 320, conf)
     look = observer(picture)[0]
@@ -192,7 +179,6 @@ def head_off(k):
     return change
 
 
-@needs_browser
 def test_maps_of_moments_and_of_what_is_taken_and_the_keyboard(browser, lens, tmp_path):
     look = lens.look
     o = look.layers[0]
@@ -244,7 +230,6 @@ def same_map_loosely(state, expected, color):
     assert np.abs(pixels[pixels[..., 3] > 120][:, :3] - rgb).max() <= 2
 
 
-@needs_browser
 def test_no_width_needs_scrolling_sideways_and_names_are_there(browser, lens, tmp_path):
     with opened(browser, lens.save(tmp_path / "lens.html").as_uri()) as (page, trouble):
         for width in (1600, 800, 360):
@@ -258,7 +243,6 @@ def test_no_width_needs_scrolling_sideways_and_names_are_there(browser, lens, tm
         assert trouble == []
 
 
-@needs_browser
 def test_in_an_exported_notebook_and_where_no_script_runs(browser, lens, tmp_path):
     import nbformat
     from nbconvert import HTMLExporter

@@ -1,16 +1,14 @@
 """Trainings that are stopped: killed at many instants, without room on the disk, moved, copied, started twice."""
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
 import pytest
 
+from harness import fresh_process
 from tssa_lib import train as training
 from tssa_lib.scenes import SceneSpec, make_scenes
 
@@ -80,13 +78,8 @@ KILLED = """
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows ends a process otherwise")
 @pytest.mark.parametrize("instant", INSTANTS)
 def test_killed_at_any_instant_a_training_goes_on_and_repeats_one_epoch_at_most(instant, data, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(KILLED), str(data), str(tmp_path / "run"), json.dumps(SHORT), instant],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
+    words = textwrap.dedent(KILLED), str(data), str(tmp_path / "run"), json.dumps(SHORT), instant
+    done = fresh_process("-c", *words, cwd=tmp_path, PYTHONPATH=str(ROOT))
     assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
     seen = []
     run = training.resume(tmp_path / "run", watch=lambda history: seen.append(history.batches[-1][0]), quiet=True)

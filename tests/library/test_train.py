@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from harness import fresh_process
 from tssa_lib import dataset, observe, yolo
 from tssa_lib import train as training
 from tssa_lib.scenes import SceneSpec, make_scenes
@@ -38,17 +38,10 @@ BLOCKED = """
 """
 
 
-def fresh_process(code: str, cwd: Path, check: bool = True, **environment: str) -> subprocess.CompletedProcess:
+def run_elsewhere(code: str, cwd: Path, check: bool = True, **environment: str) -> subprocess.CompletedProcess:
     """Run code in a new interpreter, elsewhere, with nothing of this process's settings."""
-    keep = {k: v for k, v in os.environ.items() if not k.startswith(("YOLO_", "PYTEST", "TSSA_"))}
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        cwd=cwd,
-        env={**keep, "OMP_NUM_THREADS": "1", **environment},
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
+    ours = ("YOLO_", "PYTEST", "TSSA_")
+    done = fresh_process("-c", textwrap.dedent(code), cwd=cwd, without=ours, **environment)
     assert not check or done.returncode == 0, done.stdout[-1500:] + done.stderr[-3000:]
     return done
 
@@ -66,15 +59,14 @@ def offline(tmp_path_factory) -> dict:
     home.mkdir()
     code = (
         BLOCKED
-        + """
+        + f"""
     import json
-    from tssa_lib.scenes import make_scenes
+    from tssa_lib.scenes import SceneSpec, make_scenes
     from tssa_lib.train import train, predict
     from tssa_lib import yolo
-    from tests.library.test_train import TINY, SHORT
-    data = make_scenes(TINY, "made here")
+    data = make_scenes({TINY!r}, "made here")
     seen = []
-    run = train(data, folder="a run", watch=lambda h: seen.append([len(h.batches), len(h.rows)]), quiet=True, **SHORT)
+    run = train(data, folder="a run", watch=lambda h: seen.append([len(h.batches), len(h.rows)]), quiet=True, **{SHORT})
     print("TRAINED")
     model = yolo.YOLO(str(run.best))
     boxes = predict(model, str(data.parent / "images" / "val"), imgsz=64, conf=0.001)
@@ -87,7 +79,7 @@ def offline(tmp_path_factory) -> dict:
     """
     )
     root = str(Path(__file__).resolve().parents[2])
-    done = fresh_process(
+    done = run_elsewhere(
         code,
         place,
         HOME=str(home),
@@ -146,7 +138,7 @@ def test_a_checkpoint_opens_in_a_fresh_process(best, first, tmp_path):
     torch.manual_seed(0)
     print("SUM", float(model.eval()(torch.rand(1, 3, 64, 64))[0].double().sum()))
     """
-    out = fresh_process(code, tmp_path, YOLO_CONFIG_DIR=os.environ["YOLO_CONFIG_DIR"], YOLO_OFFLINE="true").stdout
+    out = run_elsewhere(code, tmp_path, YOLO_CONFIG_DIR=os.environ["YOLO_CONFIG_DIR"], YOLO_OFFLINE="true").stdout
     model = YOLO(str(best)).model
     torch.manual_seed(0)
     with torch.no_grad():
@@ -194,14 +186,13 @@ def test_a_killed_training_resumes_with_nothing_lost(tiny, tmp_path):
     code = f"""
     import os, signal
     from tssa_lib.train import train
-    from tests.library.test_train import SHORT
     def die(history):
         if len(history.rows) == 1 and len(history.batches) == 3:
             os.kill(os.getpid(), signal.SIGKILL)
-    train({str(tiny)!r}, folder="run", watch=die, quiet=True, **{{**SHORT, "epochs": 3}})
+    train({str(tiny)!r}, folder="run", watch=die, quiet=True, **{SHORT | dict(epochs=3)!r})
     """
     root = str(Path(__file__).resolve().parents[2])
-    done = fresh_process(code, tmp_path, check=False, PYTHONPATH=root, YOLO_CONFIG_DIR=os.environ["YOLO_CONFIG_DIR"])
+    done = run_elsewhere(code, tmp_path, check=False, PYTHONPATH=root, YOLO_CONFIG_DIR=os.environ["YOLO_CONFIG_DIR"])
     assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
     saved = torch.load(tmp_path / "run" / "weights" / "last.pt", weights_only=False)
     assert saved["epoch"] == 0 and saved["optimizer"] is not None

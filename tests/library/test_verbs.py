@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from harness import fresh_process
 from tssa_lib import yolo
 from tssa_lib.scenes import SceneSpec, make_scenes, scene
 from tssa_lib.train import NO_FLOAT32, SCENES, export, train, validate
@@ -36,18 +37,6 @@ def picture(height=64, width=64, n=1):
 def candidates(model: YOLO, x: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
         return model.model.eval()(x)[0]
-
-
-def fresh_process(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
-    keep = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST")}
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=cwd,
-        env={**keep, "OMP_NUM_THREADS": "1", **environment},
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
 
 
 @pytest.fixture(scope="module")

@@ -2,13 +2,12 @@
 
 import copy
 import glob
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from harness import fresh_process
 from tssa_lib import observe, tssa, yolo
 from tssa_lib.yolo import C2TSSA, TSSAttention
 
@@ -311,7 +310,7 @@ def test_heads_that_do_not_divide_are_named():
 
 
 def python(code: str, cwd: Path) -> str:
-    done = subprocess.run([sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True, timeout=200)
+    done = fresh_process("-c", code, cwd=cwd)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
