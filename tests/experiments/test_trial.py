@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import nbformat
 import pytest
 import torch
 
@@ -18,6 +19,7 @@ from experiments.trial import (
     one,
     scenes,
 )
+from kit.places import NOTEBOOKS
 from kit.results_trial import compare, difference, table
 from tssa_lib import yolo
 from tssa_lib.train import Run
@@ -190,64 +192,62 @@ def test_seeds_are_paired_by_number_and_the_verdict_follows_the_interval():
     assert table({"differences": [back]}).endswith("no difference within the interval")
 
 
-def test_the_committed_trial_is_whole_and_says_what_lesson_10_says():
-    stored, kept = recomputed("trial")
+# ---- the committed trials: whole, and lesson 10 says of them what they hold --------------------------------------
+def test_the_committed_trial_is_whole():
+    stored, _ = recomputed("trial")
     form, rows = stored["form"], stored["rows"]
     assert len(rows) == form["seeds"] * 3 * len(BLOCKS) and list(stored["blocks"]) == list(BLOCKS)
     assert len({r["data"] for r in rows}) == 3 and stored["data"].keys() == set(form["difficulties"])
-    holds = lambda d: d["low"] < 0 < d["high"]
-    assert all(holds(d) for key, d in kept.items() if key[:2] == ("mAP50", "none")), "at the trained size, nothing"
-    assert all(
-        holds(d) for key, d in kept.items() if key[0] == "mAP50" and key[1] == "tssa" and key[3] == "tssa improved"
-    )
-    others = [
-        d
-        for key, d in kept.items()
-        if key[0].startswith("mAP50 at") and (key[1] == "none" or key[1::2] == ("tssa", "tssa improved"))
-    ]
-    assert len(others) == 36 and sum(not holds(d) for d in others) <= 4, "what chance would give"
-    mean = lambda metric, b, d: (
-        sum(r[metric] for r in rows if (r["asked"]["block"], r["asked"]["difficulty"]) == (b, d)) / form["seeds"]
-    )
-    largest = trial.at_size(form["other_sizes"][-1])
-    assert all(mean(largest, b, d) <= 0.4 * mean("mAP50", b, d) for b in BLOCKS for d in form["difficulties"]), (
-        "all fall together"
-    )
 
 
-def test_the_committed_switches_are_whole_and_say_what_lesson_10_says():
-    stored, kept = recomputed("switches")
+def test_the_committed_switches_are_whole_and_share_the_trial_s_control():
+    stored, _ = recomputed("switches")
     assert list(stored["blocks"]) == ["none", "tssa", *SWITCHES, "tssa improved"] and len(stored["rows"]) == 9 * 5
-    found = [d for key, d in kept.items() if key[:2] == ("mAP50", "tssa") and key[3] != "none"]
-    assert len(found) == 7 and all(d["low"] < 0 < d["high"] and d["mean"] <= 0 for d in found), (
-        "no switch is seen to help; all means at or below zero"
+    trial_rows = [r for r in recomputed("trial")[0]["rows"] if r["asked"]["difficulty"] == "easy"]
+    published = lambda rows: {r["asked"]["seed"]: r["mAP50"] for r in rows if r["asked"]["block"] == "tssa"}
+    assert published(trial_rows) == published(stored["rows"]), "the same trainings"
+
+
+def test_the_question_was_asked_again_with_new_seeds_alone():
+    stored, _ = recomputed("again")
+    assert stored["form"]["difficulties"] == ["easy"] and list(stored["blocks"]) == list(BLOCKS)
+    assert not set(stored["seeds"]) & set(recomputed("trial")[0]["seeds"])
+
+
+def test_lesson_10_shows_the_differences_that_the_files_hold():
+    shown = "\n".join(o.get("text", "") for cell in lesson_10().cells for o in cell.get("outputs", []))
+    for name in ("trial", "again"):
+        assert table(recomputed(name)[0]) in shown, f"{name}.json has changed: build lesson 10 again"
+
+
+def test_lesson_10_says_of_the_differences_what_the_files_hold():
+    """Each sentence stands in the lesson exactly if it is true of the committed rows, whatever they say."""
+    prose = " ".join(" ".join(c.source for c in lesson_10().cells if c.cell_type == "markdown").split())
+    holds = lambda d: d["low"] < 0 < d["high"]
+    of = lambda name, against: [d for (m, a, *_), d in recomputed(name)[1].items() if (m, a) == ("mAP50", against)]
+    switches = [d for d in of("switches", "tssa") if d["block"] != "none"]
+    easy = [r for r in recomputed("trial")[0]["rows"] if r["asked"]["difficulty"] == "easy"]
+    first, new, both = (
+        {d["block"]: d for d in compare(rows)}
+        for rows in (easy, recomputed("again")[0]["rows"], easy + recomputed("again")[0]["rows"])
     )
-    first = {
-        r["asked"]["seed"]: r["mAP50"]
-        for r in recomputed("trial")[0]["rows"]
-        if (r["asked"]["block"], r["asked"]["difficulty"]) == ("tssa", "easy")
+    claims = {
+        "At the trained size, nothing:** every interval holds zero": all(map(holds, of("trial", "none"))),
+        "Nor is the improved form seen to help": all(
+            map(holds, (d for d in of("trial", "tssa") if d["block"] == "tssa improved"))
+        ),
+        "seven intervals, all with zero in them": len(switches) == 7 and all(map(holds, switches)),
+        "All seven lie at or below zero": all(d["mean"] <= 0 for d in switches),
+        "Half as large": 0.4 < new["tssa"]["mean"] / first["tssa"]["mean"] < 0.6,
+        f"about $+{new['tssa']['mean']:.3f}$, with zero well inside the interval": holds(new["tssa"]),
+        "an interval for published TSSA that excludes zero, barely": 0 < both["tssa"]["low"] < 0.01,
+        f"it is by about {both['tssa']['mean']:.2f} of mAP50": True,
     }
-    assert first == {r["asked"]["seed"]: r["mAP50"] for r in stored["rows"] if r["asked"]["block"] == "tssa"}, (
-        "the same trainings"
-    )
+    assert {claim: claim in prose for claim in claims} == claims
 
 
-def test_the_question_asked_again_is_answered_as_lesson_10_says():
-    stored, kept = recomputed("again")
-    first = [r for r in recomputed("trial")[0]["rows"] if r["asked"]["difficulty"] == "easy"]
-    assert (
-        stored["seeds"] == [5, 6, 7, 8, 9]
-        and stored["form"]["difficulties"] == ["easy"]
-        and list(stored["blocks"]) == list(BLOCKS)
-    )
-    assert all(d["low"] < 0 < d["high"] for key, d in kept.items() if key[:2] == ("mAP50", "none")), (
-        "new seeds alone: nothing"
-    )
-    before, anew = ({d["block"]: d for d in compare(rows)} for rows in (first, stored["rows"]))
-    both = {d["block"]: d for d in compare(first + stored["rows"])}
-    assert 0.4 < anew["tssa"]["mean"] / before["tssa"]["mean"] < 0.6, "half as large"
-    assert both["tssa"]["seeds"] == 10 and 0 < both["tssa"]["low"] < 0.01 and 0.03 < both["tssa"]["mean"] < 0.05
-    assert both["softmax"]["low"] < 0 and both["tssa improved"]["low"] < 0
+def lesson_10() -> nbformat.NotebookNode:
+    return nbformat.read(NOTEBOOKS / "10_inside_yolo11.ipynb", as_version=4)
 
 
 def recomputed(name: str) -> tuple[dict, dict]:
