@@ -26,6 +26,7 @@ VENV = ROOT / ".venv"
 STAMP = VENV / "installed.txt"
 UNFINISHED = ROOT / ".cache" / "setup-unfinished"
 LOCK = ROOT / ".cache" / "setup-lock"
+TRUSTED = VENV / "trusted.txt"
 BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
 PYTHON = BIN / ("python.exe" if os.name == "nt" else "python")
 OLDEST = (3, 10)
@@ -249,12 +250,23 @@ def become(*command):
         os.execv(command[0], command)
 
 
+def trust_lessons():
+    """Sign the lessons, once as long as they stay as they are: their stored views then answer before the first run."""
+    lessons = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    digest = hashlib.sha256(str(Path.home()).encode())  # where the signatures are kept
+    for path in lessons:
+        digest.update(path.read_bytes())
+    if not lessons or (TRUSTED.exists() and TRUSTED.read_text() == digest.hexdigest()):
+        return
+    command = [str(PYTHON), "-m", "jupyter", "trust"] + [str(path) for path in lessons]
+    if subprocess.call(command, stdout=subprocess.DEVNULL) == 0:
+        TRUSTED.write_text(digest.hexdigest())
+
+
 def lab(args):
     if hasattr(os, "geteuid") and os.geteuid() == 0:  # in a container
         args = ["--allow-root"] + args
-    lessons = [str(path) for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]
-    if lessons:  # trusted, the stored interactive views answer at once; without, after the first run
-        subprocess.call([str(PYTHON), "-m", "jupyter", "trust"] + lessons, stdout=subprocess.DEVNULL)
+    trust_lessons()
     first = "/lab/tree/notebooks/00_start_here.ipynb"  # as default, so that the printed address leads there, too
     become("-m", "jupyterlab", "--ServerApp.root_dir=" + str(ROOT), "--LabApp.default_url=" + first, *args)
 

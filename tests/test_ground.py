@@ -336,8 +336,25 @@ def test_prose_takes_over_text_and_refuses_changed_code(lesson, monkeypatch, cap
     assert build.main() == 1 and "run it" in capsys.readouterr().out and target.read_bytes() == before
 
 
-def test_make_lab_leads_to_the_first_lesson_whoever_opens_the_browser(monkeypatch):
+def test_lessons_are_signed_once_and_again_when_they_change(tmp_path, monkeypatch):
+    monkeypatch.setattr(go, "ROOT", tmp_path)
+    monkeypatch.setattr(go, "TRUSTED", tmp_path / "trusted.txt")
+    signed, status = [], [1]
+    monkeypatch.setattr(go.subprocess, "call", lambda command, **_: signed.append(command[4:]) or status[0])
+    go.trust_lessons()
+    assert signed == [], "nothing to sign"
+    lesson = tmp_path / "notebooks" / "00_first.ipynb"
+    lesson.parent.mkdir()
+    for text, again, works in (("{}", 1, False), ("{}", 2, True), ("{}", 2, True), ("{ }", 3, True)):
+        lesson.write_text(text)
+        status[0] = int(not works)
+        go.trust_lessons()
+        assert signed == [[str(lesson)]] * again
+
+
+def test_make_lab_leads_to_the_first_lesson_whoever_opens_the_browser(monkeypatch, tmp_path):
     ran = []
+    monkeypatch.setattr(go, "TRUSTED", tmp_path / "trusted.txt")
     monkeypatch.setattr(go, "become", lambda *command: ran.extend(command))
     monkeypatch.setattr(go.subprocess, "call", lambda *command, **k: 0)
     go.lab(["--no-browser"])
