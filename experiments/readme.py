@@ -135,6 +135,11 @@ def placement_rows() -> list[str]:
         name = f"yolo11n-{block}-p3p4p5.yaml"
         return f"{next(r['macs'] for r in places if (r['model'], r['size']) == (name, 1920)) / 1e9:.0f}"
 
+    def at_640(model: str) -> dict:
+        return next(r for r in places if (r["model"], r["size"]) == (f"yolo11n-{model}.yaml", 640))
+
+    everywhere, stock = at_640("tssa-p3p4p5"), at_640("psa-p5")
+
     def beside(what: str) -> str:
         rows = alone["rows"]
         return ", ".join(f"{ours[what] / stock[what]:.2f}" for stock, ours in zip(rows[::2], rows[1::2]))
@@ -144,6 +149,13 @@ def placement_rows() -> list[str]:
             f"TSSA-YOLO11n over YOLO11n, one picture at 640, 1,280, 1,920 px, {alone['threads']} CPU threads",
             f"time {beside('wall_ms')}; memory {beside('peak_mib')}",
             "[stock_vs_tssa.json](data/results/stock_vs_tssa.json)",
+        ),
+        row(
+            f"YOLO11n with TSSA at P3, P4 and P5 beside YOLO11n as it is (softmax at P5 alone), one picture of 640 px, "
+            f"{results('placements')['threads']} CPU thread",
+            f"{everywhere['wall_ms']:.0f} against {stock['wall_ms']:.0f} ms, {everywhere['macs'] / 1e9:.2f} against "
+            f"{stock['macs'] / 1e9:.2f} billion multiply–adds",
+            "[placements.json](data/results/placements.json)",
         ),
         row(
             "multiply–adds of YOLO11n with attention at P3, P4 and P5, one picture of 1,920 px",

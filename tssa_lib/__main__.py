@@ -226,23 +226,27 @@ def _parser() -> argparse.ArgumentParser:
         one.set_defaults(does=does)
         one.add_argument("--debug", action="store_true", help="show where an error came from, also a mistake of yours")
         if settings:
-            text = "any setting of Ultralytics, e.g. imgsz=640"
+            text = f"any setting of Ultralytics, e.g. imgsz=640 device=0 (`{PROGRAM} yolo cfg` lists them)"
             one.add_argument("settings", nargs="*", metavar="key=value", help=text)
         return one
 
     data = 'data YAML; folder of pictures with YOLO labels, COCO JSON or VOC XML; or "scenes", the lessons\' own'
-    one = verb("train", train, "train on a data YAML, then say how good it is and where everything lies")
+    one = verb("train", train, "train a detector on your pictures, say how good it is and where everything lies")
     one.add_argument("--data", required=True, help=data)
     one.add_argument("--size", choices="nsmlx", help="scale of the model, from nano to extra large (default: n)")
     one.add_argument(
         "--model", help="model YAML, e.g. yolo11n-tssa-p4p5.yaml, or a checkpoint (default: yolo11<size>-tssa.yaml)"
     )
-    one.add_argument("--places", help="where attention stands, e.g. P3,P4,P5 (default: P5, where YOLO11 has it)")
-    one.add_argument("--block", choices=("tssa", "psa", "plain"), help="tssa, stock softmax attention, or none")
-    one.add_argument("--normalize", choices=("tokens", "rms", "none", "code"), help="of TSSA's memberships")
-    one.add_argument("--temp", type=float, help="TSSA's temperature θ at the start")
-    one.add_argument("--head-width", type=int, help="channels of one head of TSSA")
-    one.add_argument("--tied", action="store_const", const=True, help="TSSA's output map is its projection, transposed")
+    own = one.add_argument_group("attention of one's own, in place of --model")
+    own.add_argument("--places", help="where it stands, e.g. P3,P4,P5: strides 8, 16, 32 (default: P5, as in YOLO11)")
+    own.add_argument("--block", choices=("tssa", "psa", "plain"), help="tssa (default), stock softmax attention, none")
+    own.add_argument(
+        "--normalize", choices=("tokens", "rms", "none", "code"), help="what memberships are computed from: tokens as "
+        "published (default), rms, which keeps its strength at every picture size, … (lesson 6)",
+    )  # fmt: skip
+    own.add_argument("--temp", type=float, help="temperature θ of the memberships at the start (default: 1)")
+    own.add_argument("--head-width", type=int, help="channels of one head (default: 64, or what leaves two heads)")
+    own.add_argument("--tied", action="store_const", const=True, help="the output map is the projection, transposed")
     one.add_argument(
         "--weights",
         help="carried over before training: none, stock (yolo11<size>.pt, downloaded if need be), or a checkpoint "
@@ -253,32 +257,41 @@ def _parser() -> argparse.ArgumentParser:
         choices=("auto", "full", "small", "scenes"),
         default="auto",
         help="auto: looks at pictures and machine, says what it chose and why (default); full: 300 epochs, 640 px, "
-        "batch 64, SGD, for thousands of pictures and GPUs; small: 16 epochs at 224 px; scenes: 15 at 128 px",
+        "batch 64, SGD, for thousands of pictures and GPUs; small: 16 epochs at 256 px; scenes: 15 at 128 px",
     )
-    one.add_argument("--folder", help="where the run is written, new or empty (default: the next train<number>)")
+    one.add_argument("--folder", help="where the run is written, new or empty (default: runs/train<number>)")
     one.add_argument("--drop-bad", action="store_true", help="leave out images that can't be used instead of stopping")
     one = verb("resume", resume, "go on with an interrupted training", settings=False)
     one.add_argument("run", help="its folder, or a checkpoint in it")
-    one.add_argument("--data", help="the data YAML, if it has moved")
-    one = verb("check", check, "say what is in a data set, and which pictures and labels can't be used", settings=False)
+    one.add_argument("--data", help="the data, if they have moved")
+    one = verb(
+        "check",
+        check,
+        "say what is in a data set: classes, sizes, odd boxes, pictures in two splits, what can't be used",
+        settings=False,
+    )
     one.add_argument("--data", required=True, help=data)
-    one = verb("val", val, "measure a model on the validation images of a data YAML")
+    one = verb("val", val, "measure a model on the validation pictures of a data set")
     one.add_argument("--model", required=True, help="checkpoint or exported file")
     one.add_argument("--data", required=True, help=data)
-    one = verb("silence", silence, "measure a model with TSSA as it is, and with each layer's update switched off")
+    one = verb(
+        "silence",
+        silence,
+        "measure a model with TSSA as it is, and with each layer's switched off: what is lost was used",
+    )
     one.add_argument("--model", required=True, help="checkpoint")
     one.add_argument("--data", required=True, help=data)
-    one = verb("predict", predict, "detect objects in a picture or a folder, and draw the boxes")
+    one = verb("predict", predict, "detect objects in pictures, and write them with their boxes to runs/predict")
     one.add_argument("--model", required=True, help="checkpoint or exported file")
     one.add_argument("--source", required=True, help="picture, folder, pattern, video or URL")
-    one = verb("export", export, "write a checkpoint in another format")
+    one = verb("export", export, "write a checkpoint in another format, beside it")
     one.add_argument("--model", required=True, help="checkpoint")
     one.add_argument("--format", default="onnx", help="onnx, torchscript, openvino, … (default: onnx)")
     one = verb("lens", lens, "show memberships and gates of a model on a picture, as a page to open", settings=False)
     one.add_argument(
         "--model",
         default="blood_cells",
-        help="detector with TSSA: checkpoint, or blood_cells, which is ready (default)",
+        help="detector with TSSA: checkpoint, or blood_cells, which comes with the checkout (default)",
     )
     one.add_argument("--source", help="picture (default: blood cells)")
     one.add_argument("--other", help="another picture, whose gates are tried in place of the picture's own")
