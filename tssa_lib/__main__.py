@@ -4,22 +4,7 @@ package is installed; `python -m tssa_lib …` is the same.
 A mistake of the user's ends in one line that says what was expected; any other error is a bug of ours and shows where
 it happened (with --debug a mistake does, too). Opening a checkpoint (.pt) runs the code in it: open only what you
 trust.
-"""
 
-from __future__ import annotations
-
-import argparse
-import os
-import re
-import sys
-import traceback
-from pathlib import Path
-from typing import Any
-
-from tssa_lib import __version__
-
-PROGRAM = "tssa" if Path(sys.argv[0]).stem == "tssa" else "python -m tssa_lib"  # the same, by either name
-EXAMPLES = """\
 examples:
   python -m tssa_lib check --data photos/                      what is in a data set, and what can't be used
   python -m tssa_lib train --data photos/                      by a recipe that is chosen for them, and said
@@ -42,6 +27,21 @@ A best.pt opens wherever this package is installed, in Ultralytics' own command 
 (yolo11n-tssa.yaml) are known to `python -m tssa_lib yolo …`, and in scripts after `import tssa_lib.yolo`.
 Opening a checkpoint runs the code in it: open only what you trust.
 """
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from tssa_lib import __version__
+
+PROGRAM = "tssa" if Path(sys.argv[0]).stem == "tssa" else "python -m tssa_lib"  # the same, by either name
+HELP = "examples:" + (__doc__ or "").partition("examples:")[2]
 
 OPTIONS = {"data": "--data", "model": "--model", "source": "--source", "format": "--format"}  # not as key=value
 OF_TRAIN = {**OPTIONS, "project": "--folder", "name": "--folder", "exist_ok": "--folder", "resume": "the verb resume"}
@@ -215,7 +215,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
         description="Train, measure, use and export YOLO11 with TSSA.",
-        epilog=EXAMPLES.replace("python -m tssa_lib", PROGRAM),
+        epilog=HELP.replace("python -m tssa_lib", PROGRAM),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"tssa_lib {__version__}")

@@ -101,16 +101,10 @@ def _described(folder: Path, pictures: list[Path]) -> Path:
     where = named[0].name if named else "the labels, which have numbers alone: write names into classes.txt"
     LOGGER.info(f"wrote {folder / 'data.yaml'}: {len(pictures)} pictures, {len(names)} classes from {where}")
     for part in set(split.values()):
-        _write(folder / f"{part}.txt", "".join(f"./{key}\n" for key in split if split[key] == part))
+        (folder / f"{part}.txt").write_text("".join(f"./{key}\n" for key in split if split[key] == part))
     lists = {part: f"{part}.txt" for part in ("train", "val", "test") if part in split.values()}
-    _write(folder / "data.yaml", WRITTEN + json.dumps({**lists, "names": names}, ensure_ascii=False, indent=1) + "\n")
+    (folder / "data.yaml").write_text(WRITTEN + json.dumps({**lists, "names": names}, indent=1) + "\n")
     return folder / "data.yaml"
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 # ---- COCO and VOC ----------------------------------------------------------------------------------------------
@@ -158,8 +152,9 @@ def _converted(folder: Path, sets: list[tuple[Path, dict[str, Any]]], pictures: 
     called = defaultdict(list)
     for picture in pictures:
         called[picture.name].append(picture)
-    names = [c["name"] for _, held in sets for c in sorted(held["categories"], key=lambda c: c["id"])]
-    names = list(dict.fromkeys(names))
+    names = list(
+        dict.fromkeys(c["name"] for _, held in sets for c in sorted(held["categories"], key=lambda c: c["id"]))
+    )
     images: dict[str, tuple[Path, dict[str, Any], list[dict[str, Any]]]] = {}
     split: dict[str, str | None] = {}
     lost = []
@@ -168,16 +163,16 @@ def _converted(folder: Path, sets: list[tuple[Path, dict[str, Any]]], pictures: 
         number = {c["id"]: names.index(c["name"]) + 1 for c in held["categories"]}  # the converter counts from 1
         boxes = defaultdict(list)
         for one in held["annotations"]:
-            boxes[one["image_id"]].append({**one, "category_id": number[one["category_id"]]})
+            boxes[one["image_id"]] += [{**one, "category_id": number[one["category_id"]]}] if one.get("bbox") else []
         for image in held["images"]:
             wanted = Path(image["file_name"])
-            if wanted.name not in called:
+            if not (found := called[wanted.name]):
                 lost.append(wanted.name)
                 continue
-            fit = {p: (p.as_posix().endswith(wanted.as_posix()), _split(p) == part) for p in called[wanted.name]}
-            picture = max(fit, key=lambda p: (p.parent == where.parent, *fit[p]))
+            fits = {p: (p.parent == where.parent, p.parts[-len(wanted.parts) :] == wanted.parts) for p in found}
+            picture = max(found, key=lambda p: (*fits[p], _split(p.relative_to(folder)) == part))
             within = picture.relative_to(folder)
-            key = within.name if len(fit) == 1 else "-".join(within.parts)
+            key = within.name if len(found) == 1 else "-".join(within.parts)
             images[key], split[key] = (picture, image, boxes[image["id"]]), part or _split(within)
     if not images:
         raise ValueError(f"expected the pictures of the labels in {folder}, found none of {len(lost)}, e.g. {lost[0]}")
@@ -191,14 +186,14 @@ def _converted(folder: Path, sets: list[tuple[Path, dict[str, Any]]], pictures: 
         for part in set(dealt.values()):
             of = [(key, i) for i, key in enumerate(images) if dealt[key] == part]
             kept = [{**images[key][1], "id": i, "file_name": key} for key, i in of]
-            boxes_of = [{**b, "image_id": i} for key, i in of for b in images[key][2] if b.get("bbox")]
+            boxes_of = [{**b, "image_id": i} for key, i in of for b in images[key][2]]
             (told / f"{part}.json").write_text(json.dumps({"images": kept, "annotations": boxes_of}))
         convert_coco(str(told), str(out), use_segments=outlined, cls91to80=False)
         for key, (picture, *_) in images.items():
             (out / "images" / dealt[key]).mkdir(exist_ok=True)
             _link(picture, out / "images" / dealt[key] / key)
         parts = {part: f"images/{part}" for part in ("train", "val", "test") if part in dealt.values()}
-        _write(out / "data.yaml", json.dumps({**parts, "names": names}, ensure_ascii=False, indent=1) + "\n")
+        (out / "data.yaml").write_text(json.dumps({**parts, "names": names}, indent=1) + "\n")
         out.rename(made.parent)
     missing = f"; {len(lost)} pictures weren't found, e.g. {lost[0]}" if lost else ""
     LOGGER.info(f"wrote {made}: {len(images)} pictures, {len(names)} classes{missing}")

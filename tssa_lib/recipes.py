@@ -21,25 +21,10 @@ from tssa_lib.yolo import LOGGER, YOLO
 # Digit scenes from scratch on a CPU, in minutes. Digits must not be mirrored, and scenes are small,
 # so mosaic and flips are off; `optimizer="auto"` would take a learning rate six times too low here.
 SCENES = dict(
-    imgsz=128,
-    epochs=15,
-    batch=8,
-    nbs=8,
-    optimizer="AdamW",
-    lr0=0.004,
-    lrf=0.05,
-    momentum=0.9,
-    warmup_epochs=1,
-    mosaic=0.0,
-    fliplr=0.0,
-    scale=0.2,
-    translate=0.05,
-    hsv_s=0.3,
-    hsv_v=0.2,
-    cache="ram",
-    workers=0,
-    plots=False,
-    amp=False,
+    **dict(imgsz=128, epochs=15, batch=8, nbs=8),
+    **dict(optimizer="AdamW", lr0=0.004, lrf=0.05, momentum=0.9, warmup_epochs=1),
+    **dict(mosaic=0.0, fliplr=0.0, scale=0.2, translate=0.05, hsv_s=0.3, hsv_v=0.2),
+    **dict(cache="ram", workers=0, plots=False, amp=False),
 )
 
 # Blood cells from scratch on a CPU, in minutes. Cells have no upright, so pictures are mirrored both ways. Ultralytics
