@@ -8,6 +8,10 @@ gates scale the output map, C × C numbers, instead of the tokens. No layout is 
 largest buffers are written over once their content is used up (each such place says so).
 """
 
+import warnings
+from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
 from typing import NamedTuple
 
 import torch
@@ -70,16 +74,36 @@ def fast_tssa(
 
 
 def supports_fast_path(x: Tensor) -> bool:
-    """Whether `fast_tssa` can take x: run eagerly in full precision, by nothing that would need to see inside."""
+    """Whether a layer can compute x by `fast_tssa`, or by Triton's kernels where these run.
+
+    That is eagerly, by nothing that would need to see inside, and in full precision where there are no kernels.
+    """
     return not (
         torch.compiler.is_compiling()  # first: a compiler guards all that it sees
         or torch.jit.is_tracing()
         or torch._C._are_functorch_transforms_active()  # torch.func
         or forward_ad._current_level >= 0  # dual numbers
-        or x.dtype not in (torch.float32, torch.float64)
+        or type(x) not in (Tensor, nn.Parameter)  # tensors without numbers, tensors on several machines
         or x.device.type not in ("cpu", "cuda")
-        or torch.is_autocast_enabled(x.device.type)
+    ) and (
+        kernels_run(x.device)
+        or (x.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(x.device.type))
     )
+
+
+@cache
+def kernels_run(device: torch.device) -> bool:
+    """Whether Triton's kernels (`fused`) run on this device: asked once, where Triton is there, by a try."""
+    if device.type != "cuda" or find_spec("triton") is None:
+        return False
+    try:
+        from tssa_lib.fused import fused_update
+
+        fused_update(torch.ones(1, 1, 1, 1, device=device), torch.ones(1, 1, device=device))
+    except Exception as error:  # no C compiler, a card too old: the layer works without
+        warnings.warn(f"Triton's kernels don't run here, so TSSA takes PyTorch's operations: {error}", stacklevel=2)
+        return False
+    return True
 
 
 def is_plain(m: nn.Module, kind: type[nn.Module] = nn.Linear) -> bool:
@@ -107,12 +131,12 @@ def _forward(x, temp, weight, bias, out, out_bias, switches: Switches, keep: boo
 def _terms(heads: Tensor, temp: Tensor, switches: Switches) -> Terms:
     w2 = heads * heads  # (B, K, p, N), the squares, once
     size = None if switches.normalize == "none" else w2.mean(-1) if switches.normalize == "rms" else w2.sum(-1)
-    Pi = _row_products(_square_weights(temp, size, switches, w2.shape[:3]), w2).softmax(1)  # (B, K, N), over the heads
+    Pi = _row_products(square_weights(temp, size, switches, w2.shape[:3]), w2).softmax(1)  # (B, K, N), over the heads
     total, n_k = _row_products(Pi, w2.mT), Pi.sum(-1, keepdim=True) + switches.mass  # (B, K, p), (B, K, 1)
     return Terms(Pi, size, total, n_k, n_k / n_k.add(total, alpha=switches.c))
 
 
-def _square_weights(temp: Tensor, size: Tensor | None, switches: Switches, shape: torch.Size) -> Tensor:
+def square_weights(temp: Tensor, size: Tensor | None, switches: Switches, shape: torch.Size) -> Tensor:
     """a (B, K, p): the logits are Σ_i a_ki w_kij²."""
     if size is None:
         return temp.expand(shape).contiguous()
@@ -154,7 +178,8 @@ class _FastTSSA(torch.autograd.Function):
     def backward(ctx, g):
         x, temp, weight, bias, out, out_bias, w, *terms = ctx.saved_tensors
         if torch.is_grad_enabled():  # the gradient is to be differentiated: `create_graph`
-            return *_differentiable(ctx, g, x, temp, weight, bias, out, out_bias), None
+            own = x, temp, weight, bias, out, out_bias
+            return *differentiable(ctx, g, own, lambda own: _straightforward(own, ctx.switches)), None
         if weight is None:
             dw, dtemp = _backward_of_map(g, x, temp, Terms(*terms), ctx.switches)
             return dw, dtemp, *[None] * 5
@@ -198,11 +223,9 @@ def _backward_of_update(du, dD, w, temp, terms: Terms, switches: Switches, spare
     dw = du Π + 2w(Π dtotal + dlogits a + dsize). `du` and `spare`, a buffer as large as w whose content is used up, are
     written over: at these sizes a fresh buffer costs more than the arithmetic that fills it.
     """
-    Pi, size, total, n_k, D = terms
-    c, Pi_ = switches.c, Pi.unsqueeze(2)  # (B, K, 1, N)
-    # through c D = c n/(n + c·total)
-    slope = dD * D * D / n_k  # (B, K, p)
-    dtotal, dn = c * c * slope, -c * c * (slope * total).sum(-1, keepdim=True) / n_k  # (B, K, p), (B, K, 1)
+    Pi, size, *gates = terms
+    Pi_ = Pi.unsqueeze(2)  # (B, K, 1, N)
+    dtotal, dn = through_gates(dD, *gates, switches.c)  # (B, K, p), (B, K, 1)
     dw = du * Pi_
     if switches.detach_memberships:
         return dw.addcmul_(torch.mul(Pi_, dtotal.unsqueeze(3), out=spare), w, value=2), None
@@ -210,26 +233,37 @@ def _backward_of_update(du, dD, w, temp, terms: Terms, switches: Switches, spare
     w2 = torch.mul(w, w, out=spare)
     dPi = du.mul_(w).sum(2).add_(_row_products(dtotal, w2)).add_(dn)  # (B, K, N)
     dlogits = dPi.sub_((dPi * Pi).sum(1, keepdim=True)).mul_(Pi)  # (B, K, N)
-    # through logits = Σ_i a w², a = θ/size (over p as well for "rms")
-    da = _row_products(dlogits, w2.mT)  # (B, K, p)
-    a = _square_weights(temp, size, switches, da.shape)  # (B, K, p)
-    if size is None:
-        dtemp, dsize = da, torch.zeros_like(total)
-    else:
-        dtemp = da * _square_weights(torch.ones_like(temp), size, switches, da.shape)
-        dsize = (-da * a / size.clamp(min=TINY)).masked_fill_(size <= TINY, 0)
-        dsize = dsize / Pi.shape[-1] if switches.normalize == "rms" else dsize  # a mean over the tokens
+    # through logits = Σ_i a w²
+    a = square_weights(temp, size, switches, dD.shape)  # (B, K, p)
+    dtemp, dsize = through_weights(_row_products(dlogits, w2.mT), a, temp, size, switches, Pi.shape[-1])
     weight = torch.addcmul(dsize.unsqueeze(3), Pi_, dtotal.unsqueeze(3), out=spare)  # (B, K, p, N), w2 is used up
     weight.addcmul_(dlogits.unsqueeze(2), a.unsqueeze(3))
-    return dw.addcmul_(weight, w, value=2), dtemp.sum((0, 2)).unsqueeze(1)
+    return dw.addcmul_(weight, w, value=2), dtemp
+
+
+def through_gates(dD: Tensor, total: Tensor, n_k: Tensor, D: Tensor, c: float) -> tuple[Tensor, Tensor]:
+    """From dD, of −c D = −c n/(n + c·total): the gradients of total (B, K, p) and of n (B, K, 1)."""
+    slope = dD * D * D / n_k  # (B, K, p)
+    return c * c * slope, -c * c * (slope * total).sum(-1, keepdim=True) / n_k
+
+
+def through_weights(da, a, temp, size: Tensor | None, switches: Switches, N: int) -> tuple[Tensor, Tensor]:
+    """From da, of a = θ/size (over p as well for "rms"): the gradients of the temperature and of the sums of squares."""
+    if size is None:
+        dtemp, dsize = da, torch.zeros_like(da)
+    else:
+        dtemp = da * square_weights(torch.ones_like(temp), size, switches, da.shape)
+        dsize = (-da * a / size.clamp(min=TINY)).masked_fill_(size <= TINY, 0)
+        dsize = dsize / N if switches.normalize == "rms" else dsize  # a mean over the tokens
+    return dtemp.sum((0, 2)).unsqueeze(1), dsize
 
 
 # ---- derivatives of the backward pass ---------------------------------------------------------------
-def _differentiable(ctx, g: Tensor, *inputs: Tensor | None) -> list[Tensor | None]:
-    """The gradients as functions of g and of all inputs, by way of the straightforward form."""
+def differentiable(ctx, g: Tensor, inputs, straightforward: Callable[[list], Tensor]) -> list[Tensor | None]:
+    """The gradients as functions of g and of all inputs, by way of the straightforward form of these inputs."""
     own = [None if t is None else t.view_as(t) for t in inputs]  # so that no input is reached through another one
     wanted = {i: t for i, t in enumerate(own) if t is not None and ctx.needs_input_grad[i]}
-    y = _straightforward(own, ctx.switches)
+    y = straightforward(own)
     found = torch.autograd.grad(y, list(wanted.values()), g, create_graph=True, allow_unused=True)
     gradients = dict(zip(wanted, found))
     return [gradients.get(i) for i in range(len(own))]
