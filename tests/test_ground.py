@@ -75,6 +75,7 @@ COMES_WITH = {
     "yaml": "ultralytics",
     "cv2": "ultralytics",
     "scipy": "scikit-learn",
+    "triton": "torch",
 }
 
 

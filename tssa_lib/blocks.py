@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tssa_lib import quiet  # noqa: F401  (before ultralytics)
 
 # isort: split
-from tssa_lib.fast import fast_tssa
+from tssa_lib.fast import fast_tssa, kernels_run
 from tssa_lib.tssa import TokenStatistics
 
 from ultralytics.nn.modules import C2PSA, Conv
@@ -59,6 +59,8 @@ class TSSAttention(TokenStatistics):
     def forward(self, x: Tensor) -> Tensor:
         if not self.fast_path_applies(x):
             return self.straightforward(x)
+        if kernels_run(x.device):
+            return self.in_kernels(x)
         v = self.qkv(x)  # (B, C, H, W)
         update = fast_tssa(v.flatten(2), self.temp, **self.switches).view(v.shape)
         return self._mapped_out(update + self.pe(v))

@@ -223,9 +223,9 @@ def _backward_of_update(du, dD, w, temp, terms: Terms, switches: Switches, spare
     dw = du Π + 2w(Π dtotal + dlogits a + dsize). `du` and `spare`, a buffer as large as w whose content is used up, are
     written over: at these sizes a fresh buffer costs more than the arithmetic that fills it.
     """
-    Pi, size, *gates = terms
+    Pi, size, total, n_k, D = terms
     Pi_ = Pi.unsqueeze(2)  # (B, K, 1, N)
-    dtotal, dn = through_gates(dD, *gates, switches.c)  # (B, K, p), (B, K, 1)
+    dtotal, dn = through_gates(dD, total, n_k, D, switches.c)  # (B, K, p), (B, K, 1)
     dw = du * Pi_
     if switches.detach_memberships:
         return dw.addcmul_(torch.mul(Pi_, dtotal.unsqueeze(3), out=spare), w, value=2), None
@@ -248,7 +248,7 @@ def through_gates(dD: Tensor, total: Tensor, n_k: Tensor, D: Tensor, c: float) -
 
 
 def through_weights(da, a, temp, size: Tensor | None, switches: Switches, N: int) -> tuple[Tensor, Tensor]:
-    """From da, of a = θ/size (over p as well for "rms"): the gradients of the temperature and of the sums of squares."""
+    """From da, of a = θ/size (over p as well for "rms"): the gradients of the temperature and of Σ_j w²."""
     if size is None:
         dtemp, dsize = da, torch.zeros_like(da)
     else:

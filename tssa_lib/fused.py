@@ -1,8 +1,8 @@
 """The update on a GPU, by Triton: six small kernels that read the tokens from memory as seldom as the formula allows.
 
 Memory is the limit there (lesson 9): the update takes a dozen operations for each number that it fetches, where a GPU
-could do hundreds. So nothing is written that can be computed again. A program takes tiles of tokens, (TOKENS, HEADS,
-WIDTH) numbers, widens them to float32, forms squares and memberships in registers and leaves sums over its own tokens
+could do hundreds. So nothing is written that can be computed again. A program takes tiles of tokens, (TOKENS, WIDTH,
+HEADS) numbers, widens them to float32, forms squares and memberships in registers and leaves sums over its own tokens
 alone. Between two kernels these partial sums are added up in one order, so that a run can be repeated to the last bit.
 
     forward   _sizes     Σ_j w²               1 read  (not for normalize="none")
@@ -11,9 +11,9 @@ alone. Between two kernels these partial sums are added up in one order, so that
     backward  _gate_sums, _weight_sums, _gradient: 2 reads each, of w and of the gradient, and 1 write
 
 For the backward pass w alone is kept, in its own dtype, and K·p sums. Tiles are padded to powers of two, as Triton
-wants them, and masked. A kernel is compiled once for each dtype, K and p, and a few times more for whether N and the
-strides are multiples of 16: never for each N. Import this file where Triton is there; `fast.kernels_run` asks. The
-formulas are those of `core` (Wu et al. 2024), the derivatives those of `fast`.
+wants them, and masked. A kernel is compiled once for each dtype, K and p, and a few times more, for whether N and the
+strides are multiples of 16 and for N that fill no tile: never for each N. Import this file where Triton is there;
+`fast.kernels_run` asks. The formulas are those of `core` (Wu et al. 2024), the derivatives those of `fast`.
 """
 
 from typing import Any
@@ -27,6 +27,7 @@ from tssa_lib.core import MASS, token_update
 from tssa_lib.fast import Switches, differentiable, square_weights, through_gates, through_weights
 
 TILE, WARPS = 8192, 8  # numbers of a tile, 32 for each thread
+LARGEST_GRID = 65535  # pictures at once: the second size of a grid
 PROGRAMS = 2048  # about so many at most, each with several tiles: no processor idles, and partial sums are few
 
 
@@ -45,9 +46,11 @@ def fused_update(
     first or channels first; only one with gaps is copied. Second derivatives are those of `token_update`.
     """
     switches = Switches(normalize, c, mass, detach_memberships)
-    heads, width = triton.next_power_of_2(w.shape[1]), triton.next_power_of_2(w.shape[3])
-    if w.numel() == 0 or heads * width > 2 * TILE:  # nothing to do, or one token fills the registers
-        return token_update(w, temp, **switches._asdict())
+    if torch.empty_like(w, device="meta").stride() != w.stride():
+        w = w.contiguous()
+    far = sum((n - 1) * step for n, step in zip(w.shape[1:], w.stride()[1:]))  # a picture's last number
+    if w.numel() == 0 or len(w) > LARGEST_GRID or far >= 2**31 or _tile(w)[1] * _tile(w)[2] > 2 * TILE:
+        return token_update(w, temp, **switches._asdict())  # no tokens, or more than a grid, int32 or registers hold
     return _FusedUpdate.apply(w, temp, switches)
 
 
@@ -64,151 +67,152 @@ def _share(REVERSED: tl.constexpr):
 
 @triton.jit
 def _coordinates(K: tl.constexpr, p: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr):
-    """Where a picture's K·p statistics lie, and which are there. (1, HEADS, WIDTH)."""
-    k, i = tl.arange(0, HEADS)[None, :, None], tl.arange(0, WIDTH)[None, None, :]
+    """Where a picture's K·p statistics lie, and which are there. (1, WIDTH, HEADS)."""
+    k, i = tl.arange(0, HEADS)[None, None, :], tl.arange(0, WIDTH)[None, :, None]
     return k * p + i, (k < K) & (i < p)
 
 
 @triton.jit
-def _places(tile, N, n_stride, k_stride, i_stride,
-            K: tl.constexpr, p: tl.constexpr, TOKENS: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr):  # fmt: skip
-    """Where a tile's numbers lie, and which are there. (TOKENS, HEADS, WIDTH)."""
+def _places(tile, N, n_stride, k_stride, i_stride, K: tl.constexpr,
+            p: tl.constexpr, TOKENS: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr):  # fmt: skip
+    """Where a tile's numbers lie, and which are there. (TOKENS, WIDTH, HEADS)."""
     j = tile * TOKENS + tl.arange(0, TOKENS)[:, None, None]
-    k, i = tl.arange(0, HEADS)[None, :, None], tl.arange(0, WIDTH)[None, None, :]
+    k, i = tl.arange(0, HEADS)[None, None, :], tl.arange(0, WIDTH)[None, :, None]
     return j * n_stride + k * k_stride + i * i_stride, (j < N) & (k < K) & (i < p)
 
 
 @triton.jit
-def _memberships(w, a, tile, N, K: tl.constexpr, TOKENS: tl.constexpr, HEADS: tl.constexpr):
+def _memberships(w2, a, tile, N, K: tl.constexpr, TOKENS: tl.constexpr, HEADS: tl.constexpr):
     """Π (TOKENS, HEADS), a softmax over the heads of the logits Σ_i a_ki w_kij²; 0 for what is not there."""
     j, k = tile * TOKENS + tl.arange(0, TOKENS)[:, None], tl.arange(0, HEADS)[None, :]
-    logits = tl.where(k < K, tl.sum(a * w * w, 2), float("-inf"))
+    logits = tl.where(k < K, tl.sum(a * w2, 1), float("-inf"))
     e = tl.exp(logits - tl.max(logits, 1)[:, None])
     return tl.where(j < N, e / tl.sum(e, 1)[:, None], 0.0)
 
 
 # ---- the forward pass -------------------------------------------------------------------------------
 @triton.jit
-def _sizes(w_ptr, size_ptr, N, b_stride, n_stride, k_stride, i_stride,
-           K: tl.constexpr, p: tl.constexpr, TOKENS: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr):  # fmt: skip
+def _sizes(w_ptr, size_ptr, N, b_stride, n_stride, k_stride, i_stride, K: tl.constexpr,
+           p: tl.constexpr, TOKENS: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr):  # fmt: skip
     """Σ_j w_kij² over the tokens of each program."""
     b, first = _share(True)
-    size = tl.zeros((TOKENS, HEADS, WIDTH), size_ptr.dtype.element_ty)
+    size = tl.zeros((TOKENS, WIDTH, HEADS), size_ptr.dtype.element_ty)
     for tile in tl.range(first, tl.cdiv(N, TOKENS), tl.num_programs(0)):
         at, there = _places(tile, N, n_stride, k_stride, i_stride, K, p, TOKENS, HEADS, WIDTH)
         w = tl.load(w_ptr + b * b_stride + at, there, 0.0).to(size.dtype)
         size += w * w
-    at, there = _coordinates(K, p, HEADS, WIDTH)
-    tl.store(size_ptr + (b * tl.num_programs(0) + first) * K * p + at, tl.sum(size, 0)[None], there)
+    own, present = _coordinates(K, p, HEADS, WIDTH)
+    tl.store(size_ptr + (b * tl.num_programs(0) + first) * K * p + own, tl.sum(size, 0)[None], present)
 
 
 @triton.jit
-def _moments(w_ptr, a_ptr, total_ptr, n_ptr, N, b_stride, n_stride, k_stride, i_stride,
-             K: tl.constexpr, p: tl.constexpr, TOKENS: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr):  # fmt: skip
+def _moments(w_ptr, a_ptr, total_ptr, n_ptr, N, b_stride, n_stride, k_stride, i_stride, K: tl.constexpr,
+             p: tl.constexpr, TOKENS: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr):  # fmt: skip
     """Σ_j π_jk w_kij² and Σ_j π_jk over the tokens of each program."""
     b, first = _share(False)
-    at, there = _coordinates(K, p, HEADS, WIDTH)
-    a = tl.load(a_ptr + b * K * p + at, there, 0.0)
-    total = tl.zeros((TOKENS, HEADS, WIDTH), a.dtype)
+    own, present = _coordinates(K, p, HEADS, WIDTH)
+    a = tl.load(a_ptr + b * K * p + own, present, 0.0)
+    total = tl.zeros((TOKENS, WIDTH, HEADS), a.dtype)
     n = tl.zeros((TOKENS, HEADS), a.dtype)
     for tile in tl.range(first, tl.cdiv(N, TOKENS), tl.num_programs(0)):
         at, there = _places(tile, N, n_stride, k_stride, i_stride, K, p, TOKENS, HEADS, WIDTH)
         w = tl.load(w_ptr + b * b_stride + at, there, 0.0).to(a.dtype)
-        Pi = _memberships(w, a, tile, N, K, TOKENS, HEADS)
-        total += Pi[:, :, None] * w * w
+        Pi = _memberships(w * w, a, tile, N, K, TOKENS, HEADS)
+        total += Pi[:, None, :] * (w * w)
         n += Pi
-    at, there = _coordinates(K, p, HEADS, WIDTH)
+    own, present = _coordinates(K, p, HEADS, WIDTH)
     share = b * tl.num_programs(0) + first
-    tl.store(total_ptr + share * K * p + at, tl.sum(total, 0)[None], there)
+    tl.store(total_ptr + share * K * p + own, tl.sum(total, 0)[None], present)
     k = tl.arange(0, HEADS)
     tl.store(n_ptr + share * K + k, tl.sum(n, 0), k < K)
 
 
 @triton.jit
-def _gated(w_ptr, y_ptr, a_ptr, gate_ptr, N, b_stride, n_stride, k_stride, i_stride,
-           K: tl.constexpr, p: tl.constexpr, TOKENS: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr):  # fmt: skip
+def _gated(w_ptr, y_ptr, a_ptr, gate_ptr, N, b_stride, n_stride, k_stride, i_stride, K: tl.constexpr,
+           p: tl.constexpr, TOKENS: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr):  # fmt: skip
     """The update π_jk gate_ki w_kij, written."""
     b, first = _share(True)
-    at, there = _coordinates(K, p, HEADS, WIDTH)
-    a = tl.load(a_ptr + b * K * p + at, there, 0.0)
-    gate = tl.load(gate_ptr + b * K * p + at, there, 0.0)
+    own, present = _coordinates(K, p, HEADS, WIDTH)
+    a = tl.load(a_ptr + b * K * p + own, present, 0.0)
+    gate = tl.load(gate_ptr + b * K * p + own, present, 0.0)
     for tile in tl.range(first, tl.cdiv(N, TOKENS), tl.num_programs(0)):
         at, there = _places(tile, N, n_stride, k_stride, i_stride, K, p, TOKENS, HEADS, WIDTH)
         w = tl.load(w_ptr + b * b_stride + at, there, 0.0).to(a.dtype)
-        Pi = _memberships(w, a, tile, N, K, TOKENS, HEADS)
-        y = Pi[:, :, None] * gate * w
+        Pi = _memberships(w * w, a, tile, N, K, TOKENS, HEADS)
+        y = Pi[:, None, :] * gate * w
         tl.store(y_ptr + b * b_stride + at, y.to(y_ptr.dtype.element_ty), there)
 
 
 # ---- the backward pass ------------------------------------------------------------------------------
 @triton.jit
-def _gate_sums(w_ptr, g_ptr, a_ptr, dgate_ptr, N, b_stride, n_stride, k_stride, i_stride,
-               K: tl.constexpr, p: tl.constexpr, TOKENS: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr):  # fmt: skip
+def _gate_sums(w_ptr, g_ptr, a_ptr, dgate_ptr, N, b_stride, n_stride, k_stride, i_stride, K: tl.constexpr,
+               p: tl.constexpr, TOKENS: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr):  # fmt: skip
     """The gradient of the gates, Σ_j π_jk w_kij g_kij, over the tokens of each program."""
     b, first = _share(True)
-    at, there = _coordinates(K, p, HEADS, WIDTH)
-    a = tl.load(a_ptr + b * K * p + at, there, 0.0)
-    dgate = tl.zeros((TOKENS, HEADS, WIDTH), a.dtype)
+    own, present = _coordinates(K, p, HEADS, WIDTH)
+    a = tl.load(a_ptr + b * K * p + own, present, 0.0)
+    dgate = tl.zeros((TOKENS, WIDTH, HEADS), a.dtype)
     for tile in tl.range(first, tl.cdiv(N, TOKENS), tl.num_programs(0)):
         at, there = _places(tile, N, n_stride, k_stride, i_stride, K, p, TOKENS, HEADS, WIDTH)
         w = tl.load(w_ptr + b * b_stride + at, there, 0.0).to(a.dtype)
         g = tl.load(g_ptr + b * b_stride + at, there, 0.0).to(a.dtype)
-        dgate += _memberships(w, a, tile, N, K, TOKENS, HEADS)[:, :, None] * w * g
-    at, there = _coordinates(K, p, HEADS, WIDTH)
-    tl.store(dgate_ptr + (b * tl.num_programs(0) + first) * K * p + at, tl.sum(dgate, 0)[None], there)
+        dgate += _memberships(w * w, a, tile, N, K, TOKENS, HEADS)[:, None, :] * w * g
+    own, present = _coordinates(K, p, HEADS, WIDTH)
+    tl.store(dgate_ptr + (b * tl.num_programs(0) + first) * K * p + own, tl.sum(dgate, 0)[None], present)
 
 
 @triton.jit
 def _through_softmax(w, du, Pi, dtotal, dn):
     """The gradient of the logits (TOKENS, HEADS), from du of u = π w and those of the sums Σ π w² and Σ π."""
-    dPi = tl.sum((du + dtotal * w) * w, 2) + dn
+    dPi = tl.sum((du + dtotal * w) * w, 1) + dn
     return Pi * (dPi - tl.sum(Pi * dPi, 1)[:, None])
 
 
 @triton.jit
-def _weight_sums(w_ptr, g_ptr, a_ptr, gate_ptr, dtotal_ptr, dn_ptr, da_ptr, N, b_stride, n_stride, k_stride, i_stride,
-                 K: tl.constexpr, p: tl.constexpr, TOKENS: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr):  # fmt: skip
+def _weight_sums(w_ptr, g_ptr, a_ptr, gate_ptr, dtotal_ptr, dn_ptr, da_ptr, N,
+                 b_stride, n_stride, k_stride, i_stride, K: tl.constexpr,
+                 p: tl.constexpr, TOKENS: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr):  # fmt: skip
     """The gradient of a, Σ_j dlogits_jk w_kij², over the tokens of each program."""
     b, first = _share(False)
-    at, there = _coordinates(K, p, HEADS, WIDTH)
-    a = tl.load(a_ptr + b * K * p + at, there, 0.0)
-    gate = tl.load(gate_ptr + b * K * p + at, there, 0.0)
-    dtotal = tl.load(dtotal_ptr + b * K * p + at, there, 0.0)
+    own, present = _coordinates(K, p, HEADS, WIDTH)
+    a = tl.load(a_ptr + b * K * p + own, present, 0.0)
+    gate = tl.load(gate_ptr + b * K * p + own, present, 0.0)
+    dtotal = tl.load(dtotal_ptr + b * K * p + own, present, 0.0)
     k = tl.arange(0, HEADS)[None, :]
     dn = tl.load(dn_ptr + b * K + k, k < K, 0.0)
-    da = tl.zeros((TOKENS, HEADS, WIDTH), a.dtype)
+    da = tl.zeros((TOKENS, WIDTH, HEADS), a.dtype)
     for tile in tl.range(first, tl.cdiv(N, TOKENS), tl.num_programs(0)):
         at, there = _places(tile, N, n_stride, k_stride, i_stride, K, p, TOKENS, HEADS, WIDTH)
         w = tl.load(w_ptr + b * b_stride + at, there, 0.0).to(a.dtype)
         g = tl.load(g_ptr + b * b_stride + at, there, 0.0).to(a.dtype)
-        Pi = _memberships(w, a, tile, N, K, TOKENS, HEADS)
-        da += _through_softmax(w, g * gate, Pi, dtotal, dn)[:, :, None] * w * w
-    at, there = _coordinates(K, p, HEADS, WIDTH)
-    tl.store(da_ptr + (b * tl.num_programs(0) + first) * K * p + at, tl.sum(da, 0)[None], there)
+        Pi = _memberships(w * w, a, tile, N, K, TOKENS, HEADS)
+        da += _through_softmax(w, g * gate, Pi, dtotal, dn)[:, None, :] * (w * w)
+    own, present = _coordinates(K, p, HEADS, WIDTH)
+    tl.store(da_ptr + (b * tl.num_programs(0) + first) * K * p + own, tl.sum(da, 0)[None], present)
 
 
 @triton.jit
 def _gradient(w_ptr, g_ptr, dw_ptr, a_ptr, gate_ptr, dtotal_ptr, dn_ptr, dsize_ptr, N,
-              b_stride, n_stride, k_stride, i_stride, HELD: tl.constexpr,
-              K: tl.constexpr, p: tl.constexpr, TOKENS: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr):  # fmt: skip
+              b_stride, n_stride, k_stride, i_stride, HELD: tl.constexpr, K: tl.constexpr,
+              p: tl.constexpr, TOKENS: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr):  # fmt: skip
     """dw = du π + 2w(π dtotal + dlogits a + dsize), written; HELD: memberships have no gradient."""
     b, first = _share(True)
-    at, there = _coordinates(K, p, HEADS, WIDTH)
-    a = tl.load(a_ptr + b * K * p + at, there, 0.0)
-    gate = tl.load(gate_ptr + b * K * p + at, there, 0.0)
-    dtotal = tl.load(dtotal_ptr + b * K * p + at, there, 0.0)
-    dsize = tl.load(dsize_ptr + b * K * p + at, there, 0.0)
+    own, present = _coordinates(K, p, HEADS, WIDTH)
+    a = tl.load(a_ptr + b * K * p + own, present, 0.0)
+    gate = tl.load(gate_ptr + b * K * p + own, present, 0.0)
+    dtotal = tl.load(dtotal_ptr + b * K * p + own, present, 0.0)
+    dsize = tl.load(dsize_ptr + b * K * p + own, present, 0.0)
     k = tl.arange(0, HEADS)[None, :]
     dn = tl.load(dn_ptr + b * K + k, k < K, 0.0)
     for tile in tl.range(first, tl.cdiv(N, TOKENS), tl.num_programs(0)):
         at, there = _places(tile, N, n_stride, k_stride, i_stride, K, p, TOKENS, HEADS, WIDTH)
         w = tl.load(w_ptr + b * b_stride + at, there, 0.0).to(a.dtype)
         du = gate * tl.load(g_ptr + b * b_stride + at, there, 0.0).to(a.dtype)
-        Pi = _memberships(w, a, tile, N, K, TOKENS, HEADS)
-        dw2 = Pi[:, :, None] * dtotal + dsize
+        Pi = _memberships(w * w, a, tile, N, K, TOKENS, HEADS)
+        dw2 = Pi[:, None, :] * dtotal + dsize
         if not HELD:
-            dw2 += _through_softmax(w, du, Pi, dtotal, dn)[:, :, None] * a
-        dw = du * Pi[:, :, None] + 2 * w * dw2
+            dw2 += _through_softmax(w, du, Pi, dtotal, dn)[:, None, :] * a
+        dw = du * Pi[:, None, :] + 2 * w * dw2
         tl.store(dw_ptr + b * b_stride + at, dw.to(dw_ptr.dtype.element_ty), there)
 
 
@@ -218,9 +222,6 @@ class _FusedUpdate(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, w, temp, switches):
-        y = torch.empty_like(w)
-        if y.stride() != w.stride():  # w has gaps: all others lie as y does
-            w = y.copy_(w).clone()
         theta, size = temp.to(_statistics_dtype(w)), None
         if switches.normalize != "none":
             (size,) = _sums(_sizes, w, [w], [w.shape[1::2]])  # (B, K, p)
@@ -229,6 +230,7 @@ class _FusedUpdate(torch.autograd.Function):
         total, n_k = _sums(_moments, w, [w, a], [w.shape[1::2], w.shape[1:2]])  # (B, K, p), (B, K)
         n_k = n_k[..., None] + switches.mass
         D = n_k / n_k.add(total, alpha=switches.c)  # (B, K, p), the gates over c
+        y = torch.empty_like(w)
         _launch(_gated, w, w, y, a, -switches.c * D)
         ctx.save_for_backward(w, temp, size, total, n_k, D)
         ctx.switches = switches
@@ -256,6 +258,7 @@ class _FusedUpdate(torch.autograd.Function):
 
 
 def _statistics_dtype(w: Tensor) -> torch.dtype:
+    """What sums over the tokens are formed in."""
     return torch.float64 if w.dtype == torch.float64 else torch.float32
 
 

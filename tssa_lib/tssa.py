@@ -31,7 +31,7 @@ from tssa_lib.core import (  # noqa: F401  (all of the operator can be had from 
     tssa_literal,
     tssa_update,
 )
-from tssa_lib.fast import fast_tssa, is_plain, supports_fast_path
+from tssa_lib.fast import fast_tssa, is_plain, kernels_run, supports_fast_path
 
 
 class TokenStatistics(nn.Module):
@@ -105,13 +105,23 @@ class TokenStatistics(nn.Module):
         return D
 
     def straightforward(self, x: Tensor) -> Tensor:
-        """The layer term by term: what compiled, exported and half-precision layers run."""
+        """The layer term by term: what compiled and exported layers run, and half precision without a GPU.
+
+        A compiled layer takes new sizes N without being compiled again for each, unless `dynamic=False` forbids it.
+        """
         w = self.project(x)  # (B, K, N, p)
         Pi, _, D = self._statistics(w)  # (B, K, N), (B, K, p)
         return self.output(gated(w, Pi, self.drop_gates(D)), w, x)
 
+    def in_kernels(self, x: Tensor) -> Tensor:
+        """The layer with Triton's kernels for its update: what runs on a GPU, under autocast, too."""
+        from tssa_lib.fused import fused_update
+
+        w = self.project(x)  # (B, K, N, p)
+        return self.output(fused_update(w, self.temp, **self.switches), w, x)
+
     def fast_path_applies(self, x: Tensor) -> bool:
-        """Whether `fast_tssa` computes the same for x as `straightforward`."""
+        """Whether `in_kernels` on a GPU, else `fast_tssa`, computes the same for x as `straightforward`."""
         return supports_fast_path(x) and self.fast and self.normalize != "code"
 
     def extra_repr(self) -> str:
@@ -184,6 +194,8 @@ class TSSA(TokenStatistics):
     def forward(self, x: Tensor) -> Tensor:
         if not self.fast_path_applies(x):
             return self.straightforward(x)
+        if kernels_run(x.device):
+            return self.in_kernels(x)
         check_tokens(x, self.dim)
         W = self.bases()
         out, drop = cast(tuple[nn.Linear, nn.Dropout], self.to_out)  # the identity if tied
