@@ -126,7 +126,8 @@ def run(quick: bool = False, command: str = "python -m experiments.linear_time")
     layer, x = TSSA(128, 4), torch.randn(1, 6400, 128).requires_grad_()
     literal = _Literal(layer)
     result["kept"] = {"N": 6400, "dim": 128, "fast": kept_bytes(layer, x), "published": kept_bytes(literal, x)}
-    bar.update(), bar.close()
+    bar.update()
+    bar.close()
     return result | {"load_end": record.manifest(command)["load"], "wall_seconds": round(time.perf_counter() - start)}
 
 

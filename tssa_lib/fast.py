@@ -114,8 +114,8 @@ def is_plain(m: nn.Module, kind: type[nn.Module] = nn.Linear) -> bool:
 
 # ---- the forward pass -------------------------------------------------------------------------------
 def _forward(x, temp, weight, bias, out, out_bias, switches: Switches, keep: bool = True):
-    """(y, w, terms); with `keep=False` the projected tokens w are written over."""
-    on_map = weight is None
+    """The answer y, the projected tokens w and the terms; with `keep=False` w may be written over."""
+    on_map = weight is None  # x is a projected map (B, C, N), and y its update
     w = x if on_map else linear(x, weight, bias)  # (B, C, N) or (B, N, C)
     heads = _heads(w, len(temp), on_map)  # (B, K, p, N)
     terms = _terms(heads, temp, switches)
@@ -150,13 +150,16 @@ def _minus_gates(terms: Terms, switches: Switches) -> Tensor:
 
 
 def _heads(w: Tensor, K: int, on_map: bool) -> Tensor:
-    """w (B, C, N) of a map, else (B, N, C), as a view (B, K, p, N)."""
-    B, n, m = w.shape
-    return w.view(B, K, n // K, m) if on_map else w.view(B, n, K, m // K).permute(0, 2, 3, 1)
+    """The heads of w, (B, C, N) of a map, else (B, N, C), as a view (B, K, p, N)."""
+    if on_map:
+        B, C, N = w.shape
+        return w.view(B, K, C // K, N)
+    B, N, C = w.shape
+    return w.view(B, N, K, C // K).permute(0, 2, 3, 1)
 
 
 def _row_products(a: Tensor, b: Tensor) -> Tensor:
-    """(B, K, q), (B, K, q, n) → (B, K, n): products that `torch.matmul` makes by copying a strided b."""
+    """Each head's row times its matrix, (B, K, q), (B, K, q, n) → (B, K, n), where `torch.matmul` would copy b."""
     B, K, q, n = b.shape
     if B == 1 or b.stride(0) == K * b.stride(1):
         return torch.bmm(a.view(B * K, 1, q), b.view(B * K, q, n)).view(B, K, n)

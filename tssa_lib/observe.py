@@ -260,8 +260,9 @@ class Observer:
             for b, (pixels, result) in enumerate(zip(x.float().cpu().permute(0, 2, 3, 1).numpy(), results)):
                 photo = np.ascontiguousarray(result.orig_img[..., ::-1])
                 probs = output[b].float().softmax(-1) if flat else getattr(result.probs, "data", None)
-                look = Look(pixels, photo, [_free(o, b) for o in observations], np.zeros((0, 6)), dict(result.names),
-                            None if probs is None else probs.cpu().numpy())  # fmt: skip
+                scores = None if probs is None else probs.cpu().numpy()
+                own = [_free(o, b) for o in observations]
+                look = Look(pixels, photo, own, np.zeros((0, 6)), dict(result.names), scores)
                 looks.append(look._replace(boxes=_placed(result, look)))
         return looks
 

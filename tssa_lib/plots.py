@@ -11,7 +11,7 @@ cell's last line one shows itself, with `digest` as its alternative text; lesson
 import base64
 import html
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -25,6 +25,11 @@ from mpl_toolkits.mplot3d import Axes3D
 COLORS = ["#0072B2", "#E69F00", "#009E73", "#000000", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442"]
 DASHES = ["-", "--", "-.", ":"]
 MARKERS = "osD^vPX*"  # the second cue of a curve, beside its dashes
+
+
+def color_of(k: int) -> str:
+    """The colour of group or curve k; from the ninth on they come again."""
+    return COLORS[k % len(COLORS)]
 
 
 def _np(a: Any) -> np.ndarray:
@@ -135,23 +140,21 @@ def lines(
     ax = _axes(ax, title, xlabel, ylabel)
     for i, (label, y) in enumerate(series.items()):
         xs, ys = y if isinstance(y, tuple) else (x, y)
-        ax.plot(
-            _np(xs),
-            _np(ys),
-            DASHES[i % 4],
-            color=COLORS[i % len(COLORS)],
-            label=label,
-            marker=MARKERS[i % len(MARKERS)] if markers else None,
-            markersize=4,
-        )
-    for draw, marks in ((ax.axhline, hlines), (ax.axvline, vlines)):
-        for i, (label, at) in enumerate(marks.items()):
-            draw(at, color="0.35", linestyle=["--", ":", "-."][i % 3], linewidth=1.2, label=label)
+        marker = MARKERS[i % len(MARKERS)] if markers else None
+        ax.plot(_np(xs), _np(ys), DASHES[i % 4], color=color_of(i), label=label, marker=marker, markersize=4)
+    _marks(ax.axhline, hlines)
+    _marks(ax.axvline, vlines)
     ax.set(xscale=xscale, yscale=yscale)
     ax.grid(alpha=0.25)
     if len(series) + len(hlines) + len(vlines) > 1:
         ax.legend(fontsize=10)
     return figure_of(ax)
+
+
+def _marks(draw: Callable[..., Any], marks: Mapping[str, float]) -> None:
+    """Named values as lines across a panel."""
+    for i, (label, at) in enumerate(marks.items()):
+        draw(at, color="0.35", linestyle=["--", ":", "-."][i % 3], linewidth=1.2, label=label)
 
 
 def points(
@@ -175,49 +178,29 @@ def points(
     ax, xy = _axes(ax, title, xlabel, ylabel), _np(xy)
     groups = np.zeros(len(xy), int) if groups is None else _np(groups)
     for k in np.unique(groups):
-        ax.scatter(
-            xy[groups == k, 0],
-            xy[groups == k, 1],
-            s=36,
-            color=COLORS[k % len(COLORS)],
-            edgecolor="white",
-            zorder=3,
-            label=f"group {k + 1}" if len(np.unique(groups)) > 1 else "tokens",
-        )
+        x, y = xy[groups == k].T
+        label = f"group {k + 1}" if len(np.unique(groups)) > 1 else "tokens"
+        ax.scatter(x, y, s=36, color=color_of(k), edgecolor="white", zorder=3, label=label)
     reach = 1.15 * np.abs(xy).max()
     for k, u in enumerate(_np(directions) if directions is not None else []):
-        ax.plot(*np.outer(u / np.linalg.norm(u), [-reach, reach]), color=COLORS[k % len(COLORS)], alpha=0.5)
+        ax.plot(*np.outer(u / np.linalg.norm(u), [-reach, reach]), color=color_of(k), alpha=0.5)
     circle = np.stack([np.cos(t := np.linspace(0, 2 * np.pi, 200)), np.sin(t)])
     for i, (label, S) in enumerate(ellipses.items()):
         lam, V = np.linalg.eigh(_np(S))
-        ax.plot(
-            *(V @ (np.sqrt(lam.clip(0))[:, None] * circle)),
-            DASHES[i % 4],
-            color=COLORS[[3, 6, 4, 2][i % 4]],
-            label=label,
-            zorder=4,
-        )
+        x, y = V @ (np.sqrt(lam.clip(0))[:, None] * circle)
+        ax.plot(x, y, DASHES[i % 4], color=COLORS[[3, 6, 4, 2][i % 4]], label=label, zorder=4)
     if arrows is not None:
         ax.quiver(*xy.T, *_np(arrows).T, angles="xy", scale_units="xy", scale=1, width=0.006, color="0.3", zorder=2)
         ax.update_datalim(xy + 1.1 * _np(arrows))
     if discs is not None:
         centres, radius = _np(discs[0]), discs[1]
-        ax.add_collection(
-            EllipseCollection(
-                2 * radius,
-                2 * radius,
-                0,
-                units="xy",
-                offsets=centres,
-                offset_transform=ax.transData,
-                facecolor="#56B4E933",
-                edgecolor=COLORS[5],
-            )
-        )
+        style: dict[str, Any] = {"offset_transform": ax.transData, "facecolor": "#56B4E933", "edgecolor": COLORS[5]}
+        ax.add_collection(EllipseCollection(2 * radius, 2 * radius, 0, units="xy", offsets=centres, **style))
         ax.update_datalim(np.vstack([centres + radius, centres - radius]))
     for name, (px, py) in zip(names, xy):
         ax.annotate(name, (px, py), xytext=(5, 4), textcoords="offset points", fontsize=9)
-    ax.axhline(0, color="0.8", zorder=0), ax.axvline(0, color="0.8", zorder=0)
+    ax.axhline(0, color="0.8", zorder=0)
+    ax.axvline(0, color="0.8", zorder=0)
     if equal:
         ax.set_aspect("equal", "datalim")
     ax.legend(fontsize=10)
@@ -231,7 +214,7 @@ def sphere(x: Any, groups: Any, *, title: str, ax: Axes3D | None = None) -> Figu
     ax.plot_wireframe(np.cos(u) * np.sin(v), np.sin(u) * np.sin(v), np.cos(v), color="0.85", linewidth=0.4)
     for k in np.unique(groups):
         z1, z2, z3 = x[groups == k].T
-        ax.scatter(z1, z2, z3, s=14, color=COLORS[k % len(COLORS)], label=f"group {k + 1}", depthshade=False)
+        ax.scatter(z1, z2, z3, s=14, color=color_of(k), label=f"group {k + 1}", depthshade=False)
     ax.set(title=title, xlabel="z₁", ylabel="z₂", zlabel="z₃", xticks=[-1, 0, 1], yticks=[-1, 0, 1], zticks=[-1, 0, 1])
     ax.set_box_aspect((1, 1, 1), zoom=0.85)
     ax.legend(fontsize=8, loc="upper left")
@@ -279,18 +262,9 @@ def bars(
     ax, width = _axes(ax, title, xlabel, ylabel), 0.8 / len(series)
     for i, (label, y) in enumerate(series.items()):
         at = np.arange(len(names)) + (i - (len(series) - 1) / 2) * width
-        ax.bar(
-            at,
-            _np(y),
-            width * 0.92,
-            color=COLORS[i % len(COLORS)],
-            label=label,
-            yerr=errors.get(label),
-            capsize=3,
-            error_kw={"elinewidth": 1},
-        )
-    for i, (label, level) in enumerate(hlines.items()):
-        ax.axhline(level, color="0.35", linestyle=["--", ":", "-."][i % 3], linewidth=1.2, label=label)
+        whiskers: dict[str, Any] = {"yerr": errors.get(label), "capsize": 3, "error_kw": {"elinewidth": 1}}
+        ax.bar(at, _np(y), width * 0.92, color=color_of(i), label=label, **whiskers)
+    _marks(ax.axhline, hlines)
     long = max(map(len, names)) > 8 and len(names) > 3
     ax.set_xticks(range(len(names)), names, rotation=30 if long else 0, ha="right" if long else "center", fontsize=9)
     ax.set_yscale(yscale)
@@ -333,25 +307,13 @@ def detections(
     boxes: Sequence[Any],
     labels: Sequence[Sequence[str]],
     titles: Sequence[str],
-    *,
-    columns: int = 4,
-    size: float = 2.0,
 ) -> Figure:
     """Images (H, W, 3) with their boxes (n, 4), x0 y0 x1 y1 in pixels, and a label at each box."""
-    figure = pictures(images, titles, columns=columns, size=size)
+    figure = pictures(images, titles, size=2.0)
     for ax, corners, words in zip(figure.axes, boxes, labels):
         for (x0, y0, x1, y1), word in zip(_np(corners), words):
             ax.add_patch(Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, color="#F0E442", linewidth=1.5))
-            ax.text(
-                x0,
-                y0 - 2,
-                word,
-                color="black",
-                backgroundcolor="#F0E442",
-                fontsize=8,
-                va="bottom",
-                bbox={"pad": 0.8, "color": "#F0E442"},
-            )
+            ax.text(x0, y0 - 2, word, color="black", fontsize=8, va="bottom", bbox={"pad": 0.8, "color": "#F0E442"})
     return figure
 
 
@@ -367,16 +329,10 @@ def simplex(Pi: Any, groups: Any = None, *, title: str, names: Sequence[str] = (
     corners = np.array([[0, 0], [1, 0], [0.5, 0.87]])[: len(Pi)]
     ax.plot(*np.vstack([corners, corners[:1]]).T, color="0.5", linewidth=1)
     for k, c in enumerate(corners):
-        ax.annotate(
-            f"group {k + 1}",
-            c,
-            xytext=(0, 12 if c[1] > 0 else -16),
-            textcoords="offset points",
-            ha="center",
-            fontsize=9,
-        )
+        above = (0, 12 if c[1] > 0 else -16)
+        ax.annotate(f"group {k + 1}", c, xytext=above, textcoords="offset points", ha="center", fontsize=9)
     groups, xy = np.zeros(Pi.shape[1], int) if groups is None else _np(groups), Pi.T @ corners
-    ax.scatter(xy[:, 0], xy[:, 1], color=[COLORS[g % len(COLORS)] for g in groups], s=36, edgecolor="white", zorder=3)
+    ax.scatter(xy[:, 0], xy[:, 1], color=[color_of(g) for g in groups], s=36, edgecolor="white", zorder=3)
     for name, at in zip(names, xy):
         ax.annotate(name, at, xytext=(4, 5), textcoords="offset points", fontsize=9)
     ax.set(title=title, xlim=(-0.2, 1.2), ylim=(-0.25, 1.1 if len(Pi) > 2 else 0.5))
@@ -416,8 +372,9 @@ def shaded(picture: Any, values: Any, *, title: str, unit: str, boxes: Any = (),
     return _framed(ax, picture, boxes, title)
 
 
-def outlined(picture: Any, values: Any, level: float, color: str, *, title: str, boxes: Any = (),
-             ax: Axes | None = None) -> Figure:  # fmt: skip
+def outlined(
+    picture: Any, values: Any, level: float, color: str, *, title: str, boxes: Any = (), ax: Axes | None = None
+) -> Figure:
     """A picture as it is, its boxes, and the line around the tokens whose value (rows, columns) is above `level`."""
     ax, picture, values = ax or row(1)[0], _np(picture), _np(values).astype(float)
     ax.imshow(picture)
@@ -429,14 +386,13 @@ def outlined(picture: Any, values: Any, level: float, color: str, *, title: str,
     return _framed(ax, picture, boxes, title)
 
 
-def gate_bars(D: Any, *, title: str, colors: Sequence[str] = COLORS, ax: Axes | None = None) -> Figure:
+def gate_bars(D: Any, *, title: str, ax: Axes | None = None) -> Figure:
     """Gates D (K, p) of the K heads side by side, each head's sorted, in its colour, with its mean."""
     ax, D = ax or row(1, 9, 2.6)[0], -np.sort(-_np(D).astype(float), axis=1)
     K, p = D.shape
     for k, gates in enumerate(D):
         at = k * (p + max(2, p // 6)) + np.arange(p)
-        color = colors[k % len(colors)]
-        ax.bar(at, gates, 0.85, color=color, label=f"head {k + 1}")
+        ax.bar(at, gates, 0.85, color=color_of(k), label=f"head {k + 1}")
         ax.text(at.mean(), 1.04 * max(1.0, D.max()), f"head {k + 1}: mean {gates.mean():.2f}", ha="center", fontsize=9)
     ax.set(title=title, ylabel="gate D", ylim=(0, 1.18 * max(1.0, D.max())), xticks=[])
     ax.set_xlabel("coordinates of each head, sorted: high is taken away, low is kept")

@@ -134,21 +134,20 @@ def grids(o: Observation, values: Any) -> np.ndarray:
 def memberships(model: Any, image: Any = None, layer: int | str | None = None, *, imgsz: Any = None) -> Figure:
     """Each head's memberships in its colour over the photo, and the photo with its boxes; one row a picture."""
     looks = _looks(model, image, imgsz)
-    heads = [_chosen(look, layer)[0].Pi.shape[1] for look in looks]
+    chosen = [_chosen(look, layer) for look in looks]
+    heads = [o.Pi.shape[1] for o, _ in chosen]
     columns = min(1 + max(heads), 5)
     rows = [-(-(1 + K) // columns) for K in heads]
     H, W = looks[0].picture.shape[:2]
     axes = plots.row(columns, 2.5, 2.5 * H / W + 0.45, rows=sum(rows))
-    for look, first in zip(looks, np.cumsum([0, *rows]) * columns):
-        o, seen = _chosen(look, layer)
+    for ax in axes:
+        ax.set_axis_off()  # also where nothing is drawn
+    for look, (o, seen), first in zip(looks, chosen, np.cumsum([0, *rows]) * columns):
         _outline(look, o, seen.head, axes[first])
         _heads(look, o, axes[first + 1 :])
-    used = {first + n for K, first in zip(heads, np.cumsum([0, *rows]) * columns) for n in range(1 + K)}
-    for n, ax in enumerate(axes):
-        if n not in used:
-            ax.set_axis_off()
-    axes[0].figure.suptitle(_says(_chosen(looks[0], layer)[0]), fontsize=11)
-    return plots.figure_of(axes[0])
+    figure = plots.figure_of(axes[0])
+    figure.suptitle(_says(chosen[0][0]), fontsize=11)
+    return figure
 
 
 def gates(model: Any, image: Any = None, layer: int | str | None = None, *, imgsz: Any = None) -> Figure:
@@ -205,9 +204,8 @@ def _outline(look: Look, o: Observation, k: int, ax: Axes) -> None:
     K = o.Pi.shape[1]
     title = "the photo and its detections" if len(look.boxes) else "the photo"
     title += f"; outlined: more than half head {k + 1}'s" if K > 1 and o.entropy.item() <= UNIFORM else ""
-    color = plots.COLORS[k % len(plots.COLORS)]
     level = 0.5 if K > 1 else 2.0
-    plots.outlined(look.picture, grids(o, o.Pi[0])[k], level, color, title=title, boxes=look.boxes, ax=ax)
+    plots.outlined(look.picture, grids(o, o.Pi[0])[k], level, plots.color_of(k), title=title, boxes=look.boxes, ax=ax)
 
 
 def _heads(look: Look, o: Observation, axes: Sequence[Axes], heads: Sequence[int] | None = None) -> None:
@@ -215,7 +213,7 @@ def _heads(look: Look, o: Observation, axes: Sequence[Axes], heads: Sequence[int
     for k, ax in zip(heads, axes):
         title = f"Π of head {k + 1}: {o.mass[0, k].item():.0%} of all".replace("%", " %")
         title = "one head: Π = 1 everywhere" if o.Pi.shape[1] == 1 else title
-        plots.overlay(look.picture, alphas(o)[k], plots.COLORS[k % len(plots.COLORS)], title=title, ax=ax)
+        plots.overlay(look.picture, alphas(o)[k], plots.color_of(k), title=title, ax=ax)
 
 
 def _says(o: Observation) -> str:

@@ -23,7 +23,6 @@ from tssa_lib.photos import load_image
 from tssa_lib.rates import code_lengths
 
 WIDTH = 400  # pixels of the picture in the view
-TEMPLATE = LIVE / "explorer.html"
 
 
 @dataclass(frozen=True)
