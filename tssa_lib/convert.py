@@ -161,7 +161,7 @@ def _converted(folder: Path, sets: list[tuple[Path, dict[str, Any]]], pictures: 
     for where, held in sets:
         part = _split(where.relative_to(folder))
         number = {c["id"]: names.index(c["name"]) + 1 for c in held["categories"]}  # the converter counts from 1
-        boxes = defaultdict(list)
+        boxes: dict[Any, list[dict[str, Any]]] = defaultdict(list)
         for one in held["annotations"]:
             boxes[one["image_id"]] += [{**one, "category_id": number[one["category_id"]]}] if one.get("bbox") else []
         for image in held["images"]:

@@ -66,6 +66,22 @@ def test_the_road_from_training_to_export(data, tmp_path):
     assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("error: expected an interrupted training")
 
 
+@pytest.mark.slow
+def test_a_folder_of_pictures_is_enough(data, tmp_path, monkeypatch, capsys):
+    """Without a YAML, by the recipe that looks, a run in the working directory; then the same folder for `val`."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(training, "runs_dir", lambda: tmp_path / "runs")
+    folder = tmp_path / "photos"
+    for file in [*data.parent.glob("images/train/*"), *data.parent.glob("labels/train/*")]:
+        (folder / file.name).parent.mkdir(exist_ok=True)
+        (folder / file.name).write_bytes(file.read_bytes())
+    assert command.main(["train", "--data", "photos", "imgsz=64", "epochs=1", "plots=false"]) == 0
+    best = tmp_path / "runs" / "train1" / "weights" / "best.pt"
+    assert best.is_file() and (folder / "data.yaml").is_file() and str(best) in capsys.readouterr().out
+    assert command.main(["val", "--model", str(best), "--data", "photos"]) == 0
+    assert command.main(["check", "--data", "photos"]) == 0 and "pictures" in capsys.readouterr().out
+
+
 def test_the_customary_full_recipe_is_asked_for_by_name(monkeypatch, capsys):
     asked = {}
     monkeypatch.setattr(training, "full_recipe", lambda *a, **k: asked.update(k, a=a))

@@ -125,6 +125,25 @@ def test_one_json_without_splits_and_pictures_that_are_missing(tmp_path, caplog)
         as_yaml(tmp_path)
 
 
+def test_outlines_become_polygons_and_equal_names_in_two_splits_stay_apart(tmp_path):
+    """As Roboflow exports COCO: a JSON beside the pictures of each split."""
+    place = tmp_path / "a set [1]"
+    for split in ("train", "valid"):
+        coco(place, f"{split}/_annotations.coco.json", "ab", split)
+        file = place / split / "_annotations.coco.json"
+        held = json.loads(file.read_text())
+        for one in held["annotations"]:
+            x, y, w, h = one["bbox"]
+            one["segmentation"] = [[x, y, x + w, y, x + w, y + h]]
+        file.write_text(json.dumps(held))
+    made = as_yaml(place).parent
+    files = sorted(p.relative_to(made).as_posix() for p in made.rglob("*.txt"))
+    assert files == [f"labels/{a}/{b}-{c}.txt" for a, b in (("train", "train"), ("val", "valid")) for c in "ab"]
+    assert len((made / files[0]).read_text().split()) == 1 + 6, "class, and three corners"
+    assert {split: s.pictures for split, s in describe(made, progress=False).items()} == {"train": 2, "val": 2}
+    assert (made / "images/train/train-a.png").read_bytes() == (place / "train" / "a.png").read_bytes()
+
+
 def test_what_is_no_data_set_is_said(tmp_path):
     with pytest.raises(ValueError, match="expected a data YAML, or a folder with pictures and labels"):
         as_yaml(tmp_path)
