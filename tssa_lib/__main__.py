@@ -2,8 +2,7 @@
 package is installed; `python -m tssa_lib …` is the same.
 
 A mistake of the user's ends in one line that says what was expected; any other error is a bug of ours and shows where
-it happened (with --debug a mistake does, too). Opening a checkpoint (.pt) runs the code in it: open only what you
-trust.
+it happened (with --debug a mistake does, too).
 
 examples:
   python -m tssa_lib check --data photos/                      what is in a data set, and what can't be used
@@ -25,7 +24,8 @@ examples:
 data: an Ultralytics data YAML; a folder of pictures with YOLO labels, COCO JSON or VOC XML; or one COCO JSON.
 A best.pt opens wherever this package is installed, in Ultralytics' own command and in scripts, too. The names of models
 (yolo11n-tssa.yaml) are known to `python -m tssa_lib yolo …`, and in scripts after `import tssa_lib.yolo`.
-Opening a checkpoint runs the code in it: open only what you trust.
+Checkpoints and YAMLs of strangers run no code here; a checkpoint that asks for some is refused
+(ULTRALYTICS_SAFE_LOAD=False in the environment opens it all the same).
 """
 
 from __future__ import annotations

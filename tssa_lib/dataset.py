@@ -24,6 +24,7 @@ from ultralytics.data.utils import check_det_dataset, img2label_paths, verify_im
 from ultralytics.utils import LOGGER, YAML
 
 SHOWN = 5  # bad files that a message names
+ARCHIVE = re.compile(r"https?://\S+\.(zip|tar|gz|tgz|xz|bz2|txz|tbz2)")  # another `download` is a script, which is run
 
 
 def check_data(data: str | Path) -> dict[str, Any]:
@@ -31,25 +32,33 @@ def check_data(data: str | Path) -> dict[str, Any]:
 
     data: a data YAML, a folder of pictures with labels, or a COCO JSON (`convert.as_yaml`). Returns Ultralytics'
     description of it. `FileNotFoundError` for a missing YAML or folder of pictures, `ValueError` for missing keys,
-    class numbers that don't run from 0, or a folder without pictures.
+    class numbers that don't run from 0, or a folder without pictures. An address of an archive is downloaded; where
+    `download` is a script, it is run from Ultralytics' own YAMLs alone.
     """
-    path = Path(data).expanduser()
+    script, path = False, Path(data).expanduser()
     if path.is_dir() or (path.suffix == ".json" and path.is_file()):
         path = as_yaml(path.resolve())
     if path.is_file():
-        _check_keys(path)
+        download = _check_keys(path).get("download")
+        script = bool(download) and not ARCHIVE.fullmatch(str(download))
     elif path.parent != Path("."):  # a bare name may be one of Ultralytics' own, e.g. coco8.yaml
         raise FileNotFoundError(f"expected a data YAML, found no file {path}")
-    described = check_det_dataset(path.resolve() if path.is_file() else str(data))
-    for split in ("train", "val"):
-        for place in described[split] if isinstance(described[split], list) else [described[split]]:
-            _check_pictures(path.name, split, Path(place))
+    try:
+        described = check_det_dataset(path.resolve() if path.is_file() else str(data), autodownload=not script)
+        for split in ("train", "val", *(["test"] if script and described.get("test") else [])):
+            for place in described[split] if isinstance(described[split], list) else [described[split]]:
+                _check_pictures(path.name, split, Path(place))
+    except FileNotFoundError as error:
+        if not script:
+            raise
+        told = f"`download` in {path.name} is a script, which is not run: read it, and run it yourself"
+        raise FileNotFoundError(f"{error}\n{told}") from error
     if letters := quiet.undrawable("".join(map(str, described["names"].values()))):
         LOGGER.warning(f"no font here has {letters[:20]}: pictures will show empty boxes in names of classes")
     return described
 
 
-def _check_keys(path: Path) -> None:
+def _check_keys(path: Path) -> dict[str, Any]:
     found = YAML.load(path)
     if not isinstance(found, dict):
         raise ValueError(f"expected a data YAML with train, val and names, got {path.name} without any keys")
@@ -68,6 +77,7 @@ def _check_keys(path: Path) -> None:
             f"{', '.join(map(str, list(names)[:SHOWN]))}{', …' if len(names) > SHOWN else ''}: "
             "number them from 0, there and in the labels"
         )
+    return found
 
 
 def _check_pictures(name: str, split: str, place: Path) -> None:

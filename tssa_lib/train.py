@@ -2,8 +2,7 @@
 
 Lessons 11 and 12 train with these functions. The trainer, the losses and the metrics are Ultralytics'; this
 file chooses settings, refuses bad data before hours are spent, and gathers what a run made. Wherever a model is
-asked for, a YOLO, a path or a name will do. A checkpoint (.pt) is a pickle: opening one runs the code in it, so open
-only what you trust.
+asked for, a YOLO, a path or a name will do. Checkpoints run no code when they are opened (`yolo.register`).
 """
 
 from __future__ import annotations
@@ -209,8 +208,8 @@ def _weights_here(name: str) -> Path | None:
 def open_model(model: str | Path | YOLO) -> YOLO:
     """A YOLO from a YOLO, a checkpoint, an exported file, a model YAML, or a name such as "yolo11n-tssa.yaml".
 
-    `FileNotFoundError` for a file that isn't there; `ValueError` for one that is no model, with the reason.
-    A checkpoint runs the code in it when it is opened.
+    `FileNotFoundError` for a file that isn't there; `ValueError` for one that is no model, or that asks for code, with
+    the reason.
     """
     if isinstance(model, YOLO):
         return model
@@ -249,6 +248,8 @@ def _opened(path: Path) -> YOLO:
     try:
         model = weights_file.load(path)
     except Exception as error:  # whatever unpickling a file that is no checkpoint raises
+        if str(error).startswith("expected"):
+            raise
         reason = (str(error).strip().splitlines() or ["no reason given"])[0]
         raise ValueError(f"expected a YOLO checkpoint, got {path}: {type(error).__name__}: {reason}") from error
     if path.suffix == ".pt" and not isinstance(model.model, nn.Module):
@@ -302,10 +303,12 @@ def _readable(file: Path) -> bool:
 
 
 def _exported_size(model: YOLO) -> list[int] | None:
-    """The picture size that an exported ONNX or TorchScript file was made for; None for other models."""
+    """The picture size that an exported file or folder was made for; None for other models."""
     if isinstance(model.model, nn.Module):
         return None
     path = Path(str(model.model))
+    if (path / "metadata.yaml").is_file():
+        return YAML.load(path / "metadata.yaml").get("imgsz")
     if path.suffix == ".onnx":
         import onnx
 
@@ -370,9 +373,10 @@ def export(model: str | Path | YOLO, format: str = "onnx", **settings: Any) -> P
     """Write a trained detector in another format, quietly, and return where.
 
     settings: any of Ultralytics' `export`, above all imgsz; ONNX takes other sizes, too (dynamic).
-    Tried with TSSA: onnx, torchscript, openvino (an extra: `pip install -e .[openvino]`). `ValueError` for a
-    format that nobody knows, and for eight or sixteen bits, asked for as a format or as `half`, `int8` or
-    `quantize`: TSSA's squares, divided by their sum over all tokens, need more.
+    Tried with TSSA: onnx, torchscript, openvino and ncnn (extras: `pip install -e .[openvino,ncnn]`). `ValueError` for
+    a format that nobody knows, and for eight or sixteen bits, asked for as a format or as `half`, `int8` or
+    `quantize`: TSSA's squares, divided by their sum over all tokens, need more. `ModuleNotFoundError` for a format
+    whose package is missing.
     """
     narrow = {key: settings[key] for key in ("half", "int8", "quantize") if settings.get(key)}
     narrow = {key: value for key, value in narrow.items() if str(value) not in ("32", "fp32")}
@@ -380,7 +384,7 @@ def export(model: str | Path | YOLO, format: str = "onnx", **settings: Any) -> P
         asked = repr(format) if format in NO_FLOAT32 else ", ".join(f"{key}={value!r}" for key, value in narrow.items())
         raise ValueError(
             f"expected an export with float32, which TSSA's squares need, got {asked}; "
-            "onnx, torchscript and openvino are tried"
+            "onnx, torchscript, openvino and ncnn are tried"
         )
     if format == "onnx" and not importlib.util.find_spec("onnx"):
         raise ModuleNotFoundError("expected the package onnx for this export, found none: pip install onnx onnxruntime")
@@ -388,7 +392,11 @@ def export(model: str | Path | YOLO, format: str = "onnx", **settings: Any) -> P
     onnx = {"simplify": False, "dynamic": True} if format == "onnx" else {}  # nothing more to install
     with _logging(quiet=True), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own, about constants that it folds
-        return Path(model.export(format=format, **{"verbose": False, **onnx, **settings}))
+        try:
+            return Path(model.export(format=format, **{"verbose": False, **onnx, **settings}))
+        except ModuleNotFoundError as error:
+            needs = f"expected the package {error.name}, which the format {format} needs: pip install {error.name}"
+            raise ModuleNotFoundError(needs, name=error.name) from error
 
 
 # ---- how it is done ------------------------------------------------------------------------------------------

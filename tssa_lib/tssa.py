@@ -5,7 +5,7 @@ al. 2024, "Token Statistics Transformer" (ToST), and its published layer, whose 
 """
 
 from math import isfinite
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -159,19 +159,14 @@ class TSSA(TokenStatistics):
         self.to_out = nn.Sequential(nn.Identity() if self.tied else nn.Linear(dim, dim), nn.Dropout(proj_drop))
 
     def bases(self) -> Tensor:
-        W = self.qkv.weight
-        if not isinstance(W, Tensor):  # a method, once `quantize_dynamic` has replaced the projection
-            raise TypeError(
-                "expected a projection with its weight as a tensor for tied or orthonormal, "
-                f"got {type(self.qkv).__name__}"
-            )
+        W = _tensor(self.qkv.weight)
         if not self.orthonormal:
             return W
         return torch.linalg.qr(W.unflatten(0, (self.num_heads, -1)).transpose(-2, -1)).Q.transpose(-2, -1).flatten(0, 1)
 
     def project(self, x: Tensor) -> Tensor:
         check_tokens(x, self.dim)
-        w = nn.functional.linear(x, self.bases(), self.qkv.bias) if self.orthonormal else self.qkv(x)
+        w = nn.functional.linear(x, self.bases(), _tensor(self.qkv.bias)) if self.orthonormal else self.qkv(x)
         return split_heads(w, self.num_heads)
 
     def drop_gates(self, D: Tensor) -> Tensor:
@@ -214,6 +209,12 @@ class TSSA(TokenStatistics):
             raise ValueError(f"this state dict does not fit TSSA: missing {', '.join(missing)}; got {sorted(state)}")
         layer = cls(state["qkv.weight"].shape[-1], num_heads, qkv_bias="qkv.bias" in state)
         return load_exactly(layer.to(state["qkv.weight"].dtype), state)
+
+
+def _tensor(parameter: Any) -> Any:
+    """A projection's weight or bias: a method, once `quantize_dynamic` has replaced the projection."""
+    value = parameter() if callable(parameter) else parameter
+    return value.dequantize() if isinstance(value, Tensor) and value.is_quantized else value
 
 
 Layer = TypeVar("Layer", bound=nn.Module)

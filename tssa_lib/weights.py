@@ -1,16 +1,20 @@
 """Weights: a trained detector as a small file of numbers, and what of another model's weights has a place in ours.
 
-An Ultralytics checkpoint is a pickle of classes: opening it imports and runs what the file names. What `keep` writes
-holds a model's plan, its class names, its picture size and its tensors, and nothing else; `load` opens it with
-`torch.load(weights_only=True)` and builds the network from this package's own classes. `carry_over` (lesson 10; also
-`yolo.load`) takes a stock YOLO11's weights into one of our models.
+An Ultralytics checkpoint is a pickle of classes: opened in the plain way it imports and runs what the file names. Here
+it is opened in restricted mode (`yolo.register`), which runs nothing and refuses what it does not know. What `keep`
+writes holds a model's plan, its class names, its picture size and its tensors, and nothing else; `load` builds the
+network from this package's own classes. `carry_over` (lesson 10; also `yolo.load`) takes a stock YOLO11's weights into
+one of our models.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 import pickle
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,8 +71,8 @@ def load(file: str | Path) -> YOLO:
     """Open a detector, ready to predict, measure, train on, export and look into.
 
     file: what `keep` wrote, the name of a detector that is `ready`, or anything that `YOLO` takes: a checkpoint of
-    Ultralytics, a model YAML, an exported model. (A checkpoint runs code when it is opened: take it from people you
-    trust.) `FileNotFoundError` for a checkpoint that isn't there, `ValueError` for weights that don't fit their plan.
+    Ultralytics, a model YAML, an exported model. No code in a checkpoint runs. `FileNotFoundError` for one that isn't
+    there, `ValueError` for one that asks for code, and for weights that don't fit their plan.
     """
     file = Path(file)
     if file.suffix != ".pt":
@@ -77,7 +81,23 @@ def load(file: str | Path) -> YOLO:
     if not file.is_file():
         raise FileNotFoundError(f"expected a detector, found no file {file}")
     kept = _numbers(file)
-    return _build(kept, file.resolve()) if kept else YOLO(str(file))
+    with _restricted(file):
+        return _build(kept, file.resolve()) if kept else YOLO(str(file))
+
+
+@contextlib.contextmanager
+def _restricted(file: Path) -> Iterator[None]:
+    """`ValueError` for a file that asks for code, with its name: Ultralytics leaves that to PyTorch's message."""
+    try:
+        yield
+    except TypeError as error:
+        asked = re.search(r"GLOBAL (\S+)|unsupported activation '(.*)' blocked", f"{error} {error.__cause__}")
+        if not asked:
+            raise
+        raise ValueError(
+            f"expected a checkpoint of networks and numbers alone, got {file}, which asks for "
+            f"{asked[1] or asked[2]}: code. If you trust its author, set ULTRALYTICS_SAFE_LOAD=False in the environment"
+        ) from error
 
 
 def _numbers(file: Path) -> dict[str, Any] | None:
@@ -138,9 +158,9 @@ def carry_over(model: YOLO, weights: str | Path | YOLO | nn.Module) -> Carried:
     drop weights set by hand). A detector so made is a starting point, not a finished one: the
     attention's output is another function, so train it.
 
-    weights: a checkpoint's path, a YOLO or its network. `ValueError` for a checkpoint of another architecture
-    or scale (less than half of its parameters would fit) and for a file that isn't `.pt`, `TypeError`
-    for a `.pt` without a model.
+    weights: a checkpoint's path (no code in it runs), a YOLO or its network. `ValueError` for a checkpoint of another
+    architecture or scale (less than half of its parameters would fit), for one that asks for code and for a file that
+    isn't `.pt`, `TypeError` for a `.pt` without a model.
 
     >>> stock, ours = YOLO("yolo11n.yaml"), YOLO("yolo11n-tssa.yaml")
     >>> carry_over(ours, stock.model).fresh
@@ -209,6 +229,7 @@ def _name(source: Any, weights: str | Path | nn.Module) -> str:
 
 
 def _opened(file: Path) -> nn.Module:
-    """The network in a checkpoint; a file of numbers runs no code. Others are looked for, and read, by Ultralytics."""
+    """The network in a checkpoint, which is looked for, too, by Ultralytics."""
     kept = _numbers(file) if file.is_file() else None
-    return _build(kept, file).model if kept else tasks.load_checkpoint(file)[0]
+    with _restricted(file):
+        return _build(kept, file).model if kept else tasks.load_checkpoint(file)[0]

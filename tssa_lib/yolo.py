@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -233,9 +234,15 @@ def _import_us(trainer) -> None:
 
 
 def register() -> None:
-    """Make Ultralytics know `C2TSSA` and `yolo11[nsmlx]-tssa.yaml`; importing does it, twice is fine."""
+    """Make Ultralytics know `C2TSSA` and `yolo11[nsmlx]-tssa.yaml`; importing does it, twice is fine.
+
+    Checkpoints and model YAMLs then run no code when they are opened: Ultralytics' restricted mode, which it has off,
+    takes classes of PyTorch, Ultralytics and this package alone. `ULTRALYTICS_SAFE_LOAD=False` in the environment
+    opens all files again.
+    """
     if getattr(tasks.parse_model, "knows_c2tssa", False):
         return
+    tasks.SAFE_LOAD = tasks.SAFE_LOAD or "ULTRALYTICS_SAFE_LOAD" not in os.environ
     tasks.parse_model = _with_c2tssa(tasks.parse_model)
     tasks.parse_model.knows_c2tssa = True
     tasks.yaml_model_load = engine.yaml_model_load = _with_our_yaml(tasks.yaml_model_load)

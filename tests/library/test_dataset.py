@@ -11,7 +11,7 @@ from PIL import Image
 
 from tssa_lib import train as training
 from tssa_lib.dataset import check_data, describe, report
-from tssa_lib.yolo import YOLO
+from tssa_lib.yolo import YAML, YOLO
 
 SHORT = {**training.SCENES, "imgsz": 64, "epochs": 1, "batch": 4}
 
@@ -134,6 +134,18 @@ def test_a_label_cache_of_a_stranger_runs_nothing(data):
         cache.with_name(f"{split}.cache.npy").rename(cache)
         pickle.loads(pickle.dumps(0))  # pickling itself is fine; opening that file is what must not happen
     training.train(data, folder=data.parent / "run", quiet=True, **SHORT)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_the_download_script_of_a_data_yaml_is_not_run(data, split):
+    mark = data.parent / "it ran"
+    yaml = {**YAML.load(data), "test": "images/val", "download": f"import os\nos.mkdir({str(mark)!r})"}
+    YAML.save(data, yaml)
+    assert training.check_data(data)["names"], "what is there can be used"
+    YAML.save(data, {**yaml, split: "images/elsewhere"})
+    with pytest.raises(FileNotFoundError, match="(?s)elsewhere.*`download` in .* is a script, which is not run"):
+        training.check_data(data)
     assert not mark.exists()
 
 

@@ -8,7 +8,7 @@ import torch
 from torch.nn.utils import parametrizations, prune
 from torch.utils.flop_counter import FlopCounterMode
 
-from tssa_lib import cost
+from tssa_lib import core, cost
 from tssa_lib.core import token_update
 from tssa_lib.fast import fast_tssa
 from tssa_lib.tssa import TSSA
@@ -266,14 +266,27 @@ def test_dropped_gates_stay_dropped_when_compiled():
     torch.testing.assert_close(kept[~dead], torch.full_like(kept[~dead], 2.0), **EXACT)
 
 
-def test_code_lengths_compiled_on_cuda_are_refused(monkeypatch):
-    """No GPU is needed: what is asked is what the compiler is told."""
-    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    w = torch.randn(1, 2, 5, 3)
-    on_gpu = type("OnGpu", (), {"is_cuda": True})()
-    with pytest.raises(ValueError, match='expected normalize="code" to run eagerly on CUDA'):
-        token_update(on_gpu, torch.ones(2, 1), normalize="code")
-    assert token_update(w, torch.ones(2, 1), normalize="code").isfinite().all()
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_code_lengths_are_not_compiled_on_cuda(on_gpu, monkeypatch):
+    """No GPU is needed: what is asked is what the compiler is given."""
+    assert core._miscompiles(type("OnGpu", (), {"is_cuda": True})()) and not core._miscompiles(torch.ones(1))
+    monkeypatch.setattr(core, "_miscompiles", lambda w: on_gpu)
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append({str(node.target) for node in graph.graph.nodes})
+        return graph
+
+    torch._dynamo.reset()
+    made, x = layer(normalize="code"), tokens(2, 9, 6)
+    torch.testing.assert_close(torch.compile(made, backend=backend)(x), made(x), **EXACT)
+    assert (len(graphs) > 1) == on_gpu
+    assert any("softmax" in graph for graph in graphs) != on_gpu, "memberships"
+    assert any("log1p" in name for graph in graphs for name in graph) != on_gpu, "code lengths"
+    if on_gpu:
+        torch._dynamo.reset()
+        with pytest.raises(torch._dynamo.exc.Unsupported):
+            torch.compile(made, backend=backend, fullgraph=True)(x)
 
 
 def test_vmap_and_grad_of_torch_func():

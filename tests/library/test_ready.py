@@ -1,6 +1,7 @@
-"""Detectors kept as numbers alone, and the one that comes with the checkout."""
+"""Detectors kept as numbers alone, and the one that comes with the checkout; what opening a file may run (nothing)."""
 
 import json
+import os
 import pickletools
 import subprocess
 import sys
@@ -12,7 +13,8 @@ import torch
 from PIL import Image
 
 from tssa_lib import cost, look, paths, silence, weights, yolo
-from tssa_lib.train import predict, train
+from tssa_lib.observe import Observer
+from tssa_lib.train import export, predict, resume, train, validate
 from tssa_lib.yolo import YOLO
 
 MEGABYTES = 6  # that a file in the repository may take
@@ -110,7 +112,7 @@ def test_the_ready_detector_is_small_and_finds_the_white_cell():
 
 def test_the_ready_detector_opens_in_a_fresh_process_elsewhere(tmp_path):
     code = "from tssa_lib import weights; m = weights.ready(); print(*m.names.values(), m.model.stride.max().item())"
-    env = {**__import__("os").environ, "PYTHONPATH": str(paths.checkout())}
+    env = {**os.environ, "PYTHONPATH": str(paths.checkout())}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, check=True
     )
@@ -140,3 +142,60 @@ def test_a_model_by_name_path_or_open_and_a_picture_as_path_array_or_pil_are_the
         assert torch.equal(look(model, picture).layers[0].Pi, seen.layers[0].Pi)
     with pytest.raises(TypeError, match="expected a model that is open, as tssa_lib.load gives it, got 'blood_cells'"):
         silence.tssa_layers(CELLS)
+
+
+# ---- nothing in a file runs --------------------------------------------------------------------------------
+class Hostile:
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.mark),)
+
+
+@pytest.mark.parametrize("verb", ["load", "carry", "predict", "validate", "export", "train", "resume", "lens"])
+def test_a_checkpoint_runs_no_code(verb, fresh, tmp_path, monkeypatch):
+    (tmp_path / "run" / "weights").mkdir(parents=True)
+    file, mark = tmp_path / "run" / "weights" / "last.pt", tmp_path / "it ran"
+    torch.save({"model": Hostile(mark), "epoch": 0, "train_args": {"data": "coco8.yaml"}}, file)
+    monkeypatch.setenv("TSSA_DATA", str(tmp_path))
+    data = paths.shipped("blood_cells/data.yaml")
+    does = {
+        "load": lambda: weights.load(file),
+        "carry": lambda: yolo.load(fresh[0], file),
+        "predict": lambda: predict(file, paths.shipped("blood_cells/images/val")),
+        "validate": lambda: validate(file, data),
+        "export": lambda: export(file),
+        "train": lambda: train(data, file),
+        "resume": lambda: resume(tmp_path / "run"),
+        "lens": lambda: Observer(file),
+    }
+    with pytest.raises(
+        ValueError, match=r"expected a checkpoint of networks and numbers alone, got .*last.pt, which asks"
+    ):
+        does[verb]()
+    assert not mark.exists()
+
+
+def test_a_plan_runs_no_code(fresh, tmp_path):
+    """Ultralytics evaluates the activation that a plan names."""
+    code = f"__import__('os').mkdir({str(tmp_path / 'it ran')!r})"
+    kept = torch.load(fresh[1], weights_only=True)
+    torch.save({**kept, "plan": {**kept["plan"], "activation": code}}, tmp_path / "own.pt")
+    with pytest.raises(ValueError, match="expected a checkpoint of networks and numbers alone, got .*own.pt"):
+        weights.load(tmp_path / "own.pt")
+    yolo.YAML.save(tmp_path / "yolo11n-own.yaml", {**yolo.with_attention(), "activation": code})
+    with pytest.raises(TypeError, match="unsupported activation"):
+        YOLO(str(tmp_path / "yolo11n-own.yaml"))
+    assert not (tmp_path / "it ran").exists()
+    yolo.YAML.save(tmp_path / "yolo11n-own.yaml", {**yolo.with_attention(), "activation": "nn.Hardswish()"})
+    assert isinstance(YOLO(str(tmp_path / "yolo11n-own.yaml")).model.model[0].act, torch.nn.Hardswish)
+
+
+def test_who_trusts_a_file_can_say_so(tmp_path):
+    file, mark = tmp_path / "last.pt", tmp_path / "it ran"
+    torch.save({"model": Hostile(mark)}, file)
+    code = f"from tssa_lib import weights; weights.load({str(file)!r})"
+    env = {**os.environ, "PYTHONPATH": str(paths.checkout()), "ULTRALYTICS_SAFE_LOAD": "False"}
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, timeout=200)
+    assert mark.is_dir()

@@ -2,6 +2,7 @@
 
 import doctest
 import itertools
+import math
 
 import pytest
 import torch
@@ -89,6 +90,12 @@ def test_second_moments_and_gates():
     torch.testing.assert_close(tssa.second_moments(w, Pi), s, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(tssa.gates(s, 4.0), 4 / (1 + 4 * s))
     assert tssa.second_moments(w, torch.zeros_like(Pi)).abs().max() == 0  # a head without members
+
+
+def test_entropy_is_the_mean_over_the_tokens():
+    Pi = torch.tensor([[[0.5, 1.0, 0.25], [0.5, 0.0, 0.75]], [[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]]], dtype=torch.float64)
+    mixed = math.log(2) + math.log(4) / 4 + 0.75 * math.log(4 / 3)  # of the first batch's three tokens
+    torch.testing.assert_close(tssa.entropy(Pi), torch.tensor([mixed / 3, 0.0], dtype=torch.float64))
 
 
 def test_update_is_the_formula_and_the_gradient():

@@ -15,9 +15,11 @@ import pytest
 import torch
 
 from harness import fresh_process
-from tssa_lib import yolo
+from tssa_lib import train as training
+from tssa_lib import weights, yolo
+from tssa_lib.core import memberships
 from tssa_lib.scenes import SceneSpec, make_scenes, scene
-from tssa_lib.train import NO_FLOAT32, SCENES, export, train, validate
+from tssa_lib.train import NO_FLOAT32, SCENES, export, predict, train, validate
 
 from ultralytics import YOLO
 from ultralytics.nn import tasks
@@ -107,6 +109,23 @@ def test_attention_put_in_changes_nothing_but_what_it_adds():
     for row in (5, 8):
         three.model.model[row].forward = lambda x: x
     assert torch.equal(candidates(three, picture()), candidates(stock, picture()))
+
+
+def test_the_rows_of_three_levels_spelled_out():
+    """The neck reads each level behind its attention, and `e` and the others reach the row."""
+    d = yolo.with_attention(("P3", "P4", "P5"), e=0.25)
+    rows = d["backbone"] + d["head"]
+    places = {i: row for i, row in enumerate(rows) if row[2] == "C2TSSA"}
+    assert {i: row[:2] for i, row in places.items()} == {5: [-1, 2], 8: [-1, 2], 12: [-1, 2]}
+    assert [row[3] for row in places.values()] == [[c, 0.25, None, "tokens", 1.0, False] for c in (512, 512, 1024)]
+    joined = {i: row[0] for i, row in enumerate(rows) if isinstance(row[0], list)}
+    assert joined == {14: [-1, 8], 17: [-1, 5], 20: [-1, 15], 23: [-1, 12], 25: [18, 21, 24]}
+    assert len(d["backbone"]) == 13 and all(row[0] == -1 for i, row in enumerate(rows) if i not in joined)
+    two = yolo.with_attention(("P4", "P5"))
+    joined = [row[0] for row in two["backbone"] + two["head"] if isinstance(row[0], list)]
+    assert joined == [[-1, 7], [-1, 4], [-1, 14], [-1, 11], [17, 20, 23]]
+    block = tasks.DetectionModel({**d, "scale": "n"}, verbose=False).model[12]
+    assert block.c == 64 and block.m[0].attn.dim == 64, "a quarter of 256 channels"
 
 
 def test_switches_and_wrong_placements():
@@ -246,6 +265,51 @@ def test_openvino_gives_the_same_candidates(best):
         assert np.abs(got[:, :4] - want[:, :4]).max() < PIXELS and np.abs(got[:, 4:] - want[:, 4:]).max() < SCORES
 
 
+@pytest.mark.parametrize("switches", [{}, {"normalize": "rms", "tied": True, "head_width": 16, "temp": 4.0}], ids=str)
+def test_ncnn_gives_the_same_candidates(switches, tmp_path):
+    """A file of one size, here a rectangle, computed in 32 bits; and `predict` asks it at that size."""
+    ncnn = pytest.importorskip("ncnn", reason="NCNN is an extra: pip install -e .[ncnn]")
+    pytest.importorskip("pnnx", reason="NCNN is an extra: pip install -e .[ncnn]")
+    model = detector(**switches)
+    folder = export(weights.load(weights.keep(model, tmp_path / "own.pt", 64)), "ncnn", imgsz=(64, 96))
+    net = ncnn.Net()
+    for narrow in ("fp16_storage", "fp16_packed", "fp16_arithmetic", "bf16_storage"):
+        setattr(net.opt, f"use_{narrow}", False)
+    net.load_param(str(folder / "model.ncnn.param"))
+    net.load_model(str(folder / "model.ncnn.bin"))
+    with net.create_extractor() as run:
+        run.input(net.input_names()[0], ncnn.Mat(picture(64, 96)[0].numpy()))
+        got = np.array(run.extract(net.output_names()[0])[1])[None]
+    want = candidates(weights.load(tmp_path / "own.pt"), picture(64, 96)).numpy()
+    assert np.abs(got[:, :4] - want[:, :4]).max() < PIXELS and np.abs(got[:, 4:] - want[:, 4:]).max() < SCORES
+    assert want[:, 4:].std() > 10 * SCORES
+    seen = predict(folder, np.zeros((48, 96, 3), np.uint8))
+    assert len(seen) == 1 and training._exported_size(YOLO(str(folder))) == [64, 96]
+
+
+def detector(**switches) -> YOLO:
+    """As if trained: batch norms that do something, scores that differ."""
+    torch.manual_seed(0)
+    model = YOLO("yolo11n-tssa.yaml")
+    model.model = tasks.DetectionModel({**yolo.with_attention(("P4", "P5"), **switches), "scale": "n"}, verbose=False)
+    for m in model.model.modules():
+        if isinstance(m, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(m.weight, 0.5, 1.5)
+            torch.nn.init.normal_(m.bias, std=0.2)
+            m.running_var.uniform_(0.5, 2.0)
+    for branch in model.model.model[-1].cv3:
+        torch.nn.init.zeros_(branch[-1].bias)
+    return model
+
+
+def test_a_format_whose_package_is_missing_is_named(best, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ncnn", None)
+    with pytest.raises(
+        ModuleNotFoundError, match="expected the package ncnn, which the format ncnn needs: pip install"
+    ):
+        export(YOLO(str(best)), "ncnn", imgsz=64)
+
+
 def test_torch_export_and_compile_see_one_graph(best):
     model = YOLO(str(best)).model.eval()
     block = model.model[10]
@@ -266,7 +330,7 @@ def test_a_format_that_nobody_knows_is_named(best):
 @pytest.mark.parametrize("format", sorted(NO_FLOAT32))
 def test_a_format_that_cannot_hold_the_squares_is_refused(best, format):
     with pytest.raises(
-        ValueError, match=f"expected an export with float32.*got '{format}'; onnx, torchscript and openvino"
+        ValueError, match=f"expected an export with float32.*got '{format}'; onnx, torchscript, openvino and ncnn"
     ):
         export(YOLO(str(best)), format, imgsz=64)
 
@@ -279,12 +343,12 @@ def test_eight_bits_cannot_hold_the_squares():
         torch.randn(1, 8, 400, 16, generator=torch.Generator().manual_seed(0))
         * torch.logspace(-1.5, 1.5, 8)[:, None, None]
     )
-    squares = w**2  # (B, K, N, p)
-    step = squares.max() / 255
-    exact, rounded = (q / q.sum(-2, keepdim=True).clamp_min(1e-24) for q in (squares, (squares / step).round() * step))
-    logits = [q.sum(-1) * 400 / 16 for q in (exact, rounded)]
-    worst = [((a - b).abs() / a.abs()).mean((0, 2)) for a, b in [logits]][0]  # by head
-    assert worst[-1] < 0.05 and worst[0] > 0.9, "the head of largest tokens survives, that of the smallest does not"
+    step = (w**2).max() / 255  # (B, K, N, p)
+    rounded = ((w**2 / step).round() * step).sqrt()
+    exact, rounded = (memberships(t, 4.0, "rms").log() for t in (w, rounded))  # logits, but for a token's constant
+    logits = [t - t[:, -1:] for t in (exact, rounded)]  # against the head of largest tokens
+    off = (logits[0] - logits[1]).abs().mean((0, 2)) / logits[0].abs().mean((0, 2)).clamp(min=1e-9)
+    assert off[-2] < 0.1 and off[0] > 0.5, "the head of large tokens survives, that of the smallest does not"
 
 
 # --- other processes ----------------------------------------------------------------------------
