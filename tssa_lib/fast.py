@@ -99,7 +99,9 @@ def kernels_run(device: torch.device) -> bool:
     try:
         from tssa_lib.fused import fused_update
 
-        fused_update(torch.ones(1, 1, 1, 1, device=device), torch.ones(1, 1, device=device))
+        with torch.inference_mode(False), torch.enable_grad():
+            w = torch.ones(1, 1, 1, 1, device=device, requires_grad=True)
+            fused_update(w, torch.ones(1, 1, device=device)).sum().backward()
     except Exception as error:  # no C compiler, a card too old: the layer works without
         warnings.warn(f"Triton's kernels don't run here, so TSSA takes PyTorch's operations: {error}", stacklevel=2)
         return False

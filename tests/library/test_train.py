@@ -1,7 +1,7 @@
 """Training for real at tiny size: off the network, interrupted and resumed, loaded elsewhere, exported."""
 
 import doctest
-import importlib
+import importlib.util
 import json
 import os
 import signal
@@ -305,6 +305,8 @@ def test_the_examples_in_the_docstrings_run(tmp_path, monkeypatch):
     package = Path(training.__file__).parent
     attempted = {}
     for path in sorted(package.glob("[a-z]*.py")):
+        if path.stem == "fused" and importlib.util.find_spec("triton") is None:
+            continue  # Triton comes with PyTorch for Linux alone
         result = doctest.testmod(importlib.import_module(f"tssa_lib.{path.stem}"))
         attempted[path.stem] = result.attempted
         assert result.failed == 0, path.stem
