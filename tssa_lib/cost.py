@@ -48,7 +48,6 @@ RIVALS: dict[str, Callable[[int, int, int], nn.Module]] = {  # (dim, num_heads, 
     "rate gradient, p × p": lambda dim, heads, N: RateGradient(dim, heads),
     "TSSA": lambda dim, heads, N: TSSA(dim, heads),
 }
-QUADRATIC = {"softmax (SDPA)": 25600, "CRATE's MSSA": 25600, "softmax, written out": 6400}  # largest N that is run
 
 
 # ---- the two references -----------------------------------------------------------------------------
@@ -178,16 +177,6 @@ def forward(f: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[], None]:
             f(x)
 
     return call
-
-
-def forward_backward(f: Callable[[Tensor], Tensor], layer: nn.Module, x: Tensor) -> Callable[[], Any]:
-    x, target = x.clone().requires_grad_(), torch.randn_like(x)
-    variables = [x, *layer.parameters()]
-    return lambda: torch.autograd.grad(f(x), variables, target, allow_unused=True)
-
-
-def compiled(layer: TSSA) -> Callable[[Tensor], Tensor]:
-    return torch.compile(layer, fullgraph=True, dynamic=False)
 
 
 def seconds(names: list[str], size: int, budget: float = 40.0, most: int = 21) -> dict[str, list[tuple[float, float]]]:

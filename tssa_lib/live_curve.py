@@ -41,8 +41,6 @@ class LiveCurve:
         self._drawn = time.monotonic()
 
     def _draw(self, history: History) -> bytes:
-        import matplotlib.pyplot as plt
-
         from tssa_lib import plots
 
         left, right = plots.row(2)
@@ -60,7 +58,6 @@ class LiveCurve:
         right.set(xlim=(0, history.epochs), ylim=(0, 1))
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=100, metadata={"Software": None})
-        plt.close(figure)
         return buffer.getvalue()
 
     def describe(self, history: History) -> str:
