@@ -1,6 +1,6 @@
 # Each sets up .venv by itself. Without make (Windows): python go.py VERB
 PYTHON ?= python3
-VERBS = lab test notebooks equations readme doctor setup
+VERBS = lab test notebooks equations readme site doctor setup
 
 .PHONY: $(VERBS)
 $(VERBS):

@@ -5,6 +5,7 @@
     python go.py notebooks [ARGS]  run the sources again and store the notebooks (ARGS go to kit.build)
     python go.py equations         write the ledger of equations anew
     python go.py readme            write README's map and figures anew, from lessons and results
+    python go.py site [ARGS]       build the lessons as a web site that needs no network, in build/site/html
     python go.py doctor            say what this machine lacks for the lessons, and the mend
     python go.py setup             only set up
 
@@ -187,7 +188,7 @@ def install():
     if afresh:
         make_venv(uv)
     step(2, "packages, with %s: 6 to 7 GB, two to five minutes at first, seconds later" % ("uv" if uv else "pip"))
-    what = ["-r", "requirements.txt", "-e", ".[lessons,export,test]"]
+    what = ["-r", "requirements.txt", "-e", ".[lessons,export,test,site]"]
     if uv:
         call(uv, "pip", "install", "--python", PYTHON, *what)
     else:
@@ -304,6 +305,11 @@ def tool(module):
     return verb
 
 
+def site(args):
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "notebooks")])
+    become("site/build.py", *args)
+
+
 def main():
     verbs = {
         "lab": lab,
@@ -311,6 +317,7 @@ def main():
         "notebooks": tool("kit.build"),
         "equations": tool("kit.equations"),
         "readme": tool("experiments.readme"),
+        "site": site,
         "doctor": tool("kit.doctor"),
         "setup": lambda args: None,
         "clean": clean,

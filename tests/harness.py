@@ -9,7 +9,7 @@ LOCAL = ("file:", "data:", "blob:", "http://127.0.0.1:")
 
 
 def fresh_process(
-    *arguments: str, cwd: Path, without: tuple[str, ...] = ("PYTEST",), **environment: str
+    *arguments: str, cwd: Path, without: tuple[str, ...] = ("PYTEST",), timeout: float = 280, **environment: str
 ) -> subprocess.CompletedProcess:
     """Run Python with these arguments elsewhere, on one thread; `without`: how the variables begin that it doesn't see.
 
@@ -22,7 +22,7 @@ def fresh_process(
         env={**keep, "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=timeout,
     )
 
 

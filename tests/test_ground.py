@@ -38,8 +38,8 @@ def pins(python="3.12", platform="linux"):
 def bounds(python):
     """The requirements of pyproject.toml, extras included, that hold for a Python."""
     text = (ROOT / "pyproject.toml").read_text()
-    lists = re.findall(r"^(?:dependencies|lessons|export|test) = \[\n(.*?)^\]", text, re.DOTALL | re.MULTILINE)
-    assert len(lists) == 4
+    lists = re.findall(r"^(?:dependencies|lessons|export|test|site) = \[.*?\n(.*?)^\]", text, re.DOTALL | re.MULTILINE)
+    assert len(lists) == 5
     found = requirements(re.findall(r'^    "(.*)",$', "".join(lists), re.MULTILINE))
     return [bound for bound in found if bound.marker is None or bound.marker.evaluate({"python_version": python})]
 
@@ -57,7 +57,10 @@ def test_conda_file_takes_the_pins_from_requirements():
     text = (ROOT / "environment.yml").read_text()
     assert re.search(r"- python=(\S+)", text)[1] in PYTHONS
     assert "==" not in text, "a pin stands in requirements.txt alone"
-    assert re.findall(r"^      - (.+)$", text, re.MULTILINE) == ["-r requirements.txt", "-e .[lessons,export,test]"]
+    assert re.findall(r"^      - (.+)$", text, re.MULTILINE) == [
+        "-r requirements.txt",
+        "-e .[lessons,export,test,site]",
+    ]
     assert re.findall(r"^  - (\S+)$", text, re.MULTILINE)[:2] == ["conda-forge", "nodefaults"]
 
 
@@ -66,7 +69,14 @@ def test_requirements_name_no_host():
         assert not re.search(r"https?:|--(extra-)?index|find-links|file:", (ROOT / name).read_text()), name
 
 
-IMPORT_NAMES = {"pillow": "PIL", "scikit-learn": "sklearn"}
+IMPORT_NAMES = {
+    "pillow": "PIL",
+    "scikit-learn": "sklearn",
+    "myst-nb": "myst_nb",
+    "sphinx-book-theme": "sphinx_book_theme",
+    "sphinx-copybutton": "sphinx_copybutton",
+    "sphinx-design": "sphinx_design",
+}
 COMES_WITH = {
     "IPython": "ipykernel",
     "mpl_toolkits": "matplotlib",
@@ -74,6 +84,7 @@ COMES_WITH = {
     "nbconvert": "jupyterlab",
     "yaml": "ultralytics",
     "cv2": "ultralytics",
+    "docutils": "sphinx",
     "scipy": "scikit-learn",
     "triton": "torch",
 }
@@ -81,7 +92,7 @@ COMES_WITH = {
 
 def test_every_import_is_declared_and_every_requirement_used():
     imported, text = set(), (ROOT / "go.py").read_text()
-    for folder in ("tssa_lib", "notebooks", "experiments", "tests"):
+    for folder in ("tssa_lib", "notebooks", "experiments", "tests", "site"):
         for path in (ROOT / folder).rglob("*.py"):
             text += path.read_text(encoding="utf-8")
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -90,7 +101,11 @@ def test_every_import_is_declared_and_every_requirement_used():
                 elif isinstance(node, ast.ImportFrom) and node.level == 0:
                     imported.add(node.module.split(".")[0])
     declared = {IMPORT_NAMES.get(name, name) for name in pins()}
-    ours = {path.stem for folder in ("notebooks", "tests", ".") for path in (ROOT / folder).glob("*.py")} | {
+    ours = {
+        path.stem
+        for folder in ("notebooks", "tests", "tests/lessons", "site", ".")
+        for path in (ROOT / folder).glob("*.py")
+    } | {
         "tssa_lib",
         "kit",
         "experiments",
@@ -122,7 +137,7 @@ def test_go_needs_the_standard_library_only():
 def test_go_names_its_verbs_when_it_gets_another():
     done = subprocess.run([sys.executable, "go.py", "lav"], cwd=ROOT, text=True, capture_output=True)
     assert done.returncode == 1
-    assert "expected one of lab, test, notebooks, equations, readme, doctor, setup, got ['lav']" in done.stderr
+    assert "expected one of lab, test, notebooks, equations, readme, site, doctor, setup, got ['lav']" in done.stderr
 
 
 def test_go_refuses_an_old_python(monkeypatch):

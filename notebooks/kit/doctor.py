@@ -37,7 +37,9 @@ def _packages() -> Iterator[tuple[str, Callable[[], str], str]]:
 
     for line in importlib.metadata.requires("tssa_lib") or []:
         needed = Requirement(line)
-        if needed.marker and not any(needed.marker.evaluate({"extra": extra}) for extra in ("", "lessons", "test")):
+        if needed.marker and not any(
+            needed.marker.evaluate({"extra": extra}) for extra in ("", "lessons", "export", "test", "site")
+        ):
             continue
 
         def probe(needed: Requirement = needed) -> str:
