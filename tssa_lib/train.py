@@ -230,10 +230,7 @@ def open_model(model: str | Path | YOLO) -> YOLO:
     try:
         return YOLO(name)  # asked for by name: Ultralytics downloads it
     except Exception as error:
-        raise FileNotFoundError(
-            f"expected {name} here or on the network, got neither ({type(error).__name__}); "
-            "put the file into this folder, or do without stock weights (weights=None; in a shell --weights none)"
-        ) from error
+        raise weights_file.not_found(name, error) from error
 
 
 def _check_model_yaml(path: Path) -> None:

@@ -231,5 +231,16 @@ def _name(source: Any, weights: str | Path | nn.Module) -> str:
 def _opened(file: Path) -> nn.Module:
     """The network in a checkpoint, which is looked for, too, by Ultralytics."""
     kept = _numbers(file) if file.is_file() else None
-    with _restricted(file):
-        return _build(kept, file).model if kept else tasks.load_checkpoint(file)[0]
+    try:
+        with _restricted(file):
+            return _build(kept, file).model if kept else tasks.load_checkpoint(file)[0]
+    except ConnectionError as error:
+        raise not_found(file.name, error) from error
+
+
+def not_found(name: str, error: Exception) -> FileNotFoundError:
+    """The error for stock weights that are neither here nor to be had, and the way out."""
+    return FileNotFoundError(
+        f"expected {name} here or on the network, got neither ({type(error).__name__}); "
+        "put the file into this folder, or do without stock weights (weights=None; in a shell --weights none)"
+    )

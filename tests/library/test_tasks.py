@@ -11,6 +11,8 @@ from tssa_lib.recipes import SCENES
 from tssa_lib.train import silenced, stock_weights, train, validate
 from tssa_lib.yolo import YOLO
 
+from ultralytics.utils import downloads
+
 SHORT = {**SCENES, "imgsz": 64, "epochs": 1, "batch": 4}
 CORNERS = np.array([[-0.2, -0.1], [0.2, -0.1], [0.2, 0.1], [-0.2, 0.1]])
 ROWS = {  # of a label: class, and what the task asks for
@@ -87,3 +89,15 @@ def test_weights_of_another_family_are_counted_or_refused(caplog):
     assert f"yolo26n is another architecture: {found}" in caplog.text
     with pytest.raises(ValueError, match="expected a checkpoint of this architecture, of scale 'n', got yolov8n: only"):
         yolo.load(YOLO("yolo11n-tssa.yaml"), YOLO("yolov8n.yaml").model)
+
+
+def test_stock_weights_that_cannot_be_had_name_the_way_out(tmp_path, monkeypatch):
+    def offline(*args, **kwargs):
+        raise ConnectionError("Download failure. Environment may be offline.")
+
+    monkeypatch.setattr(downloads, "attempt_download_asset", offline)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        FileNotFoundError, match="expected yolo11n.pt here or on the network, got neither.*weights none"
+    ):
+        train(data_for("", tmp_path), weights="yolo11n.pt", quiet=True, **SHORT)
