@@ -35,7 +35,7 @@ EXERCISES = [
             "α = d/(nε²) has the number of tokens in it; you used d/ε² with ZZᵀ not divided by n.": math.log2(5),
             "that is the determinant's number of balls, not its logarithm.": 3.0,
         },
-        tol=2e-3,
+        tol=4e-3,  # by hand: 1.58 and 1.59 are right
     ),
     Exercise(
         id="1b",

@@ -12,7 +12,7 @@ BATCH = torch.randn(2, 5, 6, generator=MADE, dtype=torch.float64)
 FEW = torch.tensor([[1.0, 0.0], [0.5, 2.0], [-1.0, 0.3]], dtype=torch.float64)
 
 
-def mssa(x, U, axis=-1, scale=1.0, values=True):
+def _mssa(x, U, axis=-1, scale=1.0, values=True):
     y = 0
     for basis in U:
         w = x @ basis
@@ -41,7 +41,7 @@ def climbs(tokens):
     x = torch.as_tensor(tokens, dtype=torch.float64)
     if tuple(x.shape) != (2, 1):
         return f"expected a tensor of shape (2, 1), got {tuple(x.shape)}"
-    before, after = (y.square().sum().item() for y in (x, (x + mssa(x, LINE)) / 2))
+    before, after = (y.square().sum().item() for y in (x, (x + _mssa(x, LINE)) / 2))
     if after > before * (1 + 1e-6):
         return None
     a, b = x.flatten().tolist()
@@ -66,20 +66,23 @@ EXERCISES = [
         id="3b",
         hint="for each basis: project, similarities, a softmax that lets each token's weights sum to one, a weighted sum, lift",
         inputs=[(FEW, ANGLE), (BATCH, FRAMES)],
-        right=mssa,
+        right=_mssa,
         wrong={
             "the weights of one token must sum to 1 over the tokens it looks at (the last axis); yours sum to 1 over "
-            "the tokens that look: wrong axis?": lambda x, U: mssa(x, U, axis=-2),
-            "(3.12) has no 1/√p; that scale belongs to the published layer": lambda x, U: mssa(
+            "the tokens that look: wrong axis?": lambda x, U: _mssa(x, U, axis=-2),
+            "(3.12) has no 1/√p; that scale belongs to the published layer": lambda x, U: _mssa(
                 x, U, scale=U.shape[-1] ** -0.5
             ),
             "these are bare similarities; (3.12) puts a softmax over them": bare,
-            "(3.12) adds the heads up; this is their mean": lambda x, U: mssa(x, U) / len(U),
-            "this is the step −Z + MSSA(Z) of the derived update; MSSA alone is asked for": lambda x, U: mssa(x, U) - x,
+            "(3.12) adds the heads up; this is their mean": lambda x, U: _mssa(x, U) / len(U),
+            "this is the step −Z + MSSA(Z) of the derived update; MSSA alone is asked for": lambda x, U: (
+                _mssa(x, U) - x
+            ),
             "the similarities are those of the tokens in the whole space; each head compares what it sees": lambda x, U: (
                 sum((x @ x.mT).softmax(-1) @ (x @ basis) @ basis.T for basis in U)
             ),
         },
+        forbidden=dict.fromkeys(("mssa", "MSSA"), "it is the function to be written"),
     ),
     Exercise(
         id="3c",

@@ -66,6 +66,7 @@ EXERCISES = [
                 ((Pi[..., None] * w) ** 2).sum(-2) / Pi.sum(-1, keepdim=True)
             ),
         },
+        forbidden={"second_moments": "it is the function to be written"},
     ),
     Exercise(
         id="4b",
@@ -88,6 +89,7 @@ EXERCISES = [
                 x, Pi, U, eps2, inside=False
             ),
         },
+        forbidden={"variational_rate": "it is the function to be written"},
     ),
     Exercise(
         id="4c",
@@ -102,6 +104,7 @@ EXERCISES = [
             "you lost the term y/c: the derivative is x + 1/c − 1/y, not x − 1/y": lambda x, c: 1 / x,
             "the signs of x and 1/c are the same: 1/y = x + 1/c": lambda x, c: c / (1 - c * x),
         },
+        forbidden={"gates": "it is the function to be written"},
     ),
     Exercise(
         id="4d",
@@ -111,6 +114,9 @@ EXERCISES = [
         wrong={
             "that is the right number in nats; divide by ln 2 for bits": lambda C: -0.5 * _logdet(_corr(C)),
             "that is twice too much: −½ ln det, the half is missing": lambda C: -_logdet(_corr(C)) / math.log(2),
+            "the sign: separate codes cost more, so the waste is positive": lambda C: (
+                0.5 * _logdet(_corr(C)) / math.log(2)
+            ),
             "you used the covariance; scale it to a correlation matrix first, or the units of the coordinates count": lambda C: (
                 -0.5 * _logdet(C) / math.log(2)
             ),

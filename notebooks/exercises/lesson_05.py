@@ -78,6 +78,7 @@ EXERCISES = [
                 (Pi[..., None] * w**2).sum(2) / Pi.sum(1)[:, None]
             ),
         },
+        forbidden={"second_moments": "it is the function to be written"},
     ),
     Exercise(
         id="5b",
@@ -107,6 +108,10 @@ EXERCISES = [
             ),
             "this is the new place of the tokens; the update is only the step.": lambda x, *a: x + _update(x, *a),
         },
+        forbidden={
+            "tssa_update": "it is the function to be written",
+            "variational_rate_grad": "build the step from the gates",
+        },
     ),
     Exercise(
         id="5c",
@@ -126,6 +131,7 @@ EXERCISES = [
             ),
             "the memberships are missing in A_j.": lambda Pi, U, D: 2 / _curvature(torch.ones_like(Pi), U, D).max(),
         },
+        forbidden={"largest_safe_gamma": "it is the function to be written"},
     ),
     Exercise(
         id="5d",

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-from kit.checks import short
 from kit.places import EXERCISES
 
 
@@ -70,7 +69,7 @@ class Exercise:
         return "wrong", f"✗ {self.id}: {_at(given)}{_came(came, want[failed[0] if failed else 0])}. Hint: {self.hint}"
 
     def _open(self) -> tuple[str, str]:
-        return "open", f"○ {self.id} is not solved yet. Hint: {self.hint}"
+        return "open", f"○ {self.id} is not solved yet; a try gets a diagnosis or a hint."  # which would spoil it here
 
     def _judged(self, answer: Any) -> tuple[str, str]:
         try:
@@ -127,8 +126,9 @@ def _came(got: Any, want: Any) -> str:
 
 def _brief(v: Any) -> str:
     if isinstance(v, torch.Tensor):
-        return f"{v.item():.4g}" if v.ndim == 0 else f"a tensor {tuple(v.shape)} starting {short(v)}"
-    return repr(v)
+        first = ", ".join(f"{number:.3g}" for number in v.flatten()[:6].tolist())
+        return f"{v.item():.4g}" if v.ndim == 0 else f"a tensor {tuple(v.shape)} starting [{first}]"
+    return repr(float(f"{v:.6g}") if isinstance(v, float) else v)
 
 
 @cache

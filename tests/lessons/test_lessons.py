@@ -225,7 +225,8 @@ def test_exercise_stub_right_and_wrong_answers(source, id, name, stub, solution)
     exercise = kit.exercises(source.stem[:2])[id]
     ns = namespace(source)
     exec("\n".join(line for line in stub.splitlines() if not re.match(r"(\w+ = )?(exercise|mine)\(", line)), ns)
-    assert exercise.judge(ns[name])[0] == "open", "the stub must say that it is not solved yet"
+    verdict, message = exercise.judge(ns[name])
+    assert verdict == "open" and exercise.hint not in message, "the stub is not solved yet, and no hint before a try"
     assert len(solution) == 1, f"expected one folded solution that defines {name}, found {len(solution)}"
     ns = namespace(source)
     exec(solution[0], ns)
