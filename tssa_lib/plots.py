@@ -197,8 +197,9 @@ def points(
         style: dict[str, Any] = {"offset_transform": ax.transData, "facecolor": "#56B4E933", "edgecolor": COLORS[5]}
         ax.add_collection(EllipseCollection(2 * radius, 2 * radius, 0, units="xy", offsets=centres, **style))
         ax.update_datalim(np.vstack([centres + radius, centres - radius]))
-    for name, (px, py) in zip(names, xy):
-        ax.annotate(name, (px, py), xytext=(5, 4), textcoords="offset points", fontsize=9)
+    for name, (px, py) in zip(names, xy):  # on the side away from the origin, where fewer tokens are
+        off = np.copysign(8, px), np.copysign(8, py)
+        ax.annotate(name, (px, py), off, textcoords="offset points", fontsize=9, ha="center", va="center")
     ax.axhline(0, color="0.8", zorder=0)
     ax.axvline(0, color="0.8", zorder=0)
     if equal:

@@ -88,7 +88,7 @@ check("1.2", torch.einsum("ad,de,ae->a", v, S, v), (six @ v.T).square().mean(0),
 # figure: the six tokens and the ellipse of S
 half_axes = torch.linalg.eigvalsh(S).sqrt()                                # (d,), smallest first
 fig = plots.points(six, [0, 0, 0, 1, 1, 1], names=NAMES, ellipses={"one-sigma ellipse of S": S}, title="Six tokens and their second moment")
-fig.axes[0].legend(loc="lower left", fontsize=8)                           # where no token stands
+fig.axes[0].legend(loc="upper right", fontsize=8)                          # where no token stands
 show(fig, alt="Six labelled points: a, b, c along the horizontal axis, d, e, f along the vertical axis, and an "
          "ellipse around the origin that is wider than it is high",
      digest=f"half axes of the ellipse {half_axes[1]:.3f} and {half_axes[0]:.3f}")
@@ -101,7 +101,7 @@ show(fig, alt="Six labelled points: a, b, c along the horizontal axis, d, e, f a
 # count as one place. Each place is the one-sigma ball of the error, of radius $\varepsilon/\sqrt{d}$. "How many bits does a
 # token cost?" becomes "how many balls fill the region where tokens live?"
 #
-# That region is an ellipsoid. A received token is token plus error, so its second moment is $S + \frac{\varepsilon^2}{d} I$.
+# That region is an ellipsoid. A received token is token plus error, the two independent, so its second moment is $S + \frac{\varepsilon^2}{d} I$.
 # The volume of an ellipsoid is that of the unit ball times the square root of its determinant
 # ([why: Going deeper](#The-volume-of-an-ellipsoid)). Divide the one volume by the other:
 #
@@ -110,6 +110,9 @@ show(fig, alt="Six labelled points: a, b, c along the horizontal axis, d, e, f a
 # $$
 #
 # *(1.4) Checked. Volume of the region divided by the volume of one ball — Ma et al. 2007*
+#
+# (Many tokens lie outside a one-sigma ellipsoid, as many errors lie outside the ball. With two sigmas both volumes grow by the factor $2^d$, and
+# the number stays.)
 #
 # The factor $c = d/\varepsilon^2$ is one over the error variance of a coordinate. It stays with us through the whole series.
 
@@ -459,9 +462,6 @@ print(f"the whole photo with one code:   {coding_rate(patches, eps2) / LN2:.0f} 
 #
 # The matrix $S^{1/2}$ maps the unit ball onto the ellipsoid, and a linear map multiplies volumes by its determinant. The check
 # measures the area of a fine polygon in the ellipse and divides by the area π of the unit disc.
-#
-# Why one sigma? Many tokens lie outside the ellipsoid, as many errors lie outside the ball. With two-sigma sets both volumes grow by
-# the factor $2^d$, and their quotient (1.4) stays the same.
 
 # %%
 S_tilted = torch.tensor([[2.0, 0.7], [0.7, 0.5]])

@@ -255,8 +255,8 @@ check("2.8", witnesses(lambda x: reduction(x, P7, 0.1), x7), torch.stack([rates.
 #
 # <details><summary>Answer</summary>
 #
-# Longer tokens are tokens seen more finely. At fine precision each rate grows like its rank times $\ln t$. Groups that span all the whole
-# spans gain nothing, so ΔR levels off. If a group spans less, ΔR grows without end: by $2 \ln 10 = 4.6$ nats in every decade for three lines in
+# Longer tokens are tokens seen more finely. At fine precision each rate grows like its rank times $\ln t$. Groups that each span
+# as much as the whole gain nothing, so ΔR levels off. If a group spans less, ΔR grows without end: by $2 \ln 10 = 4.6$ nats in every decade for three lines in
 # three dimensions ([the exact slope](#How-fast-the-reduction-grows)).
 #
 # </details>
@@ -483,10 +483,12 @@ print(f"ΔR from {reduction(start, P, 0.1):.4f} to {reduction(path[-1], P, 0.1):
 # figure: the tokens on the sphere, before and after
 left, right = plots.row(2, three_d=[0, 1])
 plots.sphere(start, labels, title="Before", ax=left)
-fig = plots.sphere(path[-1], labels, title="After 400 steps", ax=right)
+fig = plots.sphere(path[-1], labels, title="After 400 steps: three lines", ax=right)
+for k in range(3):
+    right.plot(*torch.stack([-path[-1, 60 * k], path[-1, 60 * k]], 1), color=plots.COLORS[k])   # through the origin
 spots = len(torch.unique((path[-1] * 1000).round(), dim=0))
 show(fig, alt="Two spheres. Before: points of three colours scattered all over. After: only six spots are left, two opposite "
-              "ones of each colour, along three perpendicular lines",
+              "ones of each colour, at the ends of three perpendicular lines",
      digest=f"180 tokens stand on {spots} spots")
 
 # %% [markdown]
@@ -515,6 +517,7 @@ plots.lines(torch.arange(1, 202), value, xscale="log", hlines={"maximum": best},
             ylabel="ΔR in nats", ax=middle)
 fig = plots.lines(torch.arange(1, 201), moved, xscale="log", title="Longer steps: do they arrive?", xlabel="iteration",
                   ylabel="how far all tokens move in a step", ax=right)
+right.legend(fontsize=9, loc=(0.6, 0.6))
 there, back = paths["4 × safe"][-1] - paths["4 × safe"][-2], paths["4 × safe"][-1] - paths["4 × safe"][-3]
 show(fig, alt="Left: R stays nearly flat, R_c falls, and their difference rises to the dashed line of the maximum. Middle: the "
               "curves for one and two safe steps reach the line, that for four becomes flat below it, that for eight still lower. Right: the "

@@ -181,7 +181,7 @@ check("3.3", torch.cat([gradient_by_tokens(x, U, 0.3).flatten() for x, U in pair
 # %% [markdown]
 # ## 3.3 First approximation: the inverse becomes a difference
 #
-# An $n \times n$ inverse in each head of each layer is out of the question. CRATE keeps the first two
+# An $n \times n$ inverse in each head of each layer is out of the question. (Why not the $p \times p$ one? Section 3.8 asks.) CRATE keeps the first two
 # terms of the geometric series, $(I + \beta G)^{-1} \approx I - \beta G$. How wrong is that? Along a singular
 # direction matrices become numbers: the exact factor is $1/(1+x)$, the approximate one $1 - x$, with $x = \beta\sigma^2$.
 #
@@ -434,6 +434,7 @@ curves = {k: [cosine(r[k], r["exact"]) for r in rows] for k in ("1 difference", 
 fig = plots.lines(sweep, curves, xscale="log", xlabel="precision ε²", ylabel="cosine with the exact step",
                   ax=plots.row(1, width=6)[0], title="What each stage keeps of the direction (400 photo patches)",
                   hlines={"at right angles": 0})
+fig.axes[0].legend(fontsize=9, loc="lower left")
 flip = max(e.item() for e, c in zip(sweep, curves["1 difference"]) if c < 0)
 best = max(range(25), key=lambda i: curves["3 filled space"][i] - curves["shrink"][i])
 show(fig, alt="Cosine against precision: the difference falls from one to below zero as precision gets finer, the softmax stage "
@@ -483,6 +484,8 @@ show(fig, alt="Rate against step size: the exact and the derived step fall, the 
             + ", ".join(f"{c[10]:.2f} ({name.split(' (')[0]})" for name, c in curves.items()))
 
 # %% [markdown]
+# (At the same γ the derived step falls further than the exact one because it is longer: it shrinks thick directions, too.)
+#
 # Over all tokens together, MSSA never points inward ([the proof](#MSSA-points-outward)), and longer tokens cost more. The last curve is
 # the way out that the layer takes: the LayerNorm of the next layer sets all lengths anew, and up to length it does compress.
 #

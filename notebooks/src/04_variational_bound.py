@@ -568,7 +568,8 @@ show(fig, alt="Left: two rising curves of the short sum against p; at p = 32 bot
 # - $R_c^{\mathrm{var}}$ is itself a minimum over gates, and $D_k = f'(s_k)$ is the best one.
 # - With complete bases the projections cost $K n d^2$, as much as all $S_k$; saved are determinants and inverses. With $Kp = d$ they cost
 #   $n d^2$ together, and the short sum bounds the *projected* rate only.
-# - Adding $(d - p) f(\rho_k)$ restores the bound for every $p$. Never use the short sum as a training objective.
+# - One more number a group, the mean energy of a direction that its head doesn't see, restores the bound for every $p$. Never use the short
+#   sum as a training objective.
 
 # %% [markdown]
 # ## Going deeper

@@ -1,5 +1,6 @@
 # %% [markdown]
 # # Lesson 5 · The TSSA update
+#
 # [◀ previous](04_variational_bound.ipynb) · [contents](00_start_here.ipynb) · [next ▶](06_memberships.ipynb)
 #
 # Lesson 4 ended with a rate that needs no determinants. What happens to the tokens if we walk one step down this rate, and how long may the step be?
@@ -10,7 +11,10 @@
 # - prove that a tied TSSA step lowers its objective for every $\gamma\in(0,2)$, and show why 2 cannot be improved;
 # - say where that guarantee ends.
 #
-# **You should be able to answer:** What does a token have to know about all the others before it can move? Why is every $\gamma$ between 0 and 2 safe, whatever the data, and why no longer one? Which conditions of that theorem does a trained layer break?
+# **You should be able to answer:**
+# - What does a token have to know about all the others before it can move?
+# - Why is every $\gamma$ between 0 and 2 safe, whatever the data, and why no longer one?
+# - Which conditions of that theorem does a trained layer break?
 #
 # **Before this:** [lesson 2](02_rate_reduction.ipynb) (memberships, $R_c$) and [lesson 4](04_variational_bound.ipynb) (the variational bound).
 #
@@ -55,7 +59,7 @@ eps2 = 0.1                                                               # ε²,
 #
 # Do the first number by hand. Group 1 has $n_1=0.9\cdot3+0.1\cdot3=3$ members. In coordinate 1 its sum is $0.9\,(4+2.25+1)+0.1\,(0.01+0.04+0.01)=6.531$, a third of which is 2.177.
 #
-# **Exercise 5a. The statistics.** The projected tokens `w` hold $w_{kji}=u_{ki}^{\top}z_j$. Write (5.2).
+# **Exercise 5a. The statistics.** The projected tokens `w` hold $w_{kji}=u_{ki}^{\top}z_j$. Write (5.2). (It is 4a: paste yours, or write it anew.)
 
 # %%
 def my_moments(w, Pi):                                                   # w (K, N, p), Pi (K, N) → (K, p)
@@ -149,7 +153,7 @@ check("5.4", tssa.gates(s, 4.0), autograd(lambda s: torch.log1p(4 * s).sum(), s)
 # %% [markdown]
 # What does a gate do? Its value $c/(1+cs)$ falls as the second moment grows. A coordinate in which the group is strong is left almost alone; one in which it is weak gets the full pull towards zero.
 #
-# **Predict:** a token that belongs wholly to the group takes the step $-tD_k$ with $t=1/c$. By which factor is a coordinate multiplied if its
+# **Predict:** a token that belongs wholly to the group takes the step $-tD_k$ times its coordinates, $t=1/c$. By which factor is a coordinate multiplied if its
 # second moment is $s=0$? If $s=1/c$? If $s\gg1/c$?
 #
 # <details><summary>Answer</summary>
@@ -166,9 +170,9 @@ plots.lines(s, {f"c = {c}": tssa.gates(s, c) / c for c in (1, 4, 20)}, ax=left,
             title="The gate, in units of its largest value c", xlabel="second moment s", ylabel="D/c")
 fig = plots.lines(s, {f"c = {c}": 1 - tssa.gates(s, c) / c for c in (1, 4, 20)}, ax=right,
                   title="What the step t = 1/c leaves of a coordinate", xlabel="second moment s", ylabel="factor cs/(1 + cs)")
-for ax, height in ((left, 0.5), (right, 0.5)):
-    ax.plot([1 / 4, 1 / 20], [height] * 2, "o", color="black", zorder=3)
-    ax.annotate("half at s = 1/c", (1 / 4, height), xytext=(8, 8), textcoords="offset points", fontsize=9)
+for ax in (left, right):
+    ax.plot([1, 1 / 4, 1 / 20], [0.5] * 3, "o", color="black", zorder=3)
+    ax.annotate("half at s = 1/c", (1 / 4, 0.5), xytext=(8, 8), textcoords="offset points", fontsize=9)
 show(fig, alt="Two panels over the second moment: the gate falls from one towards zero, the factor rises from zero towards one, both faster for larger c; half is passed at s = 1/c.",
      digest=f"c = 20: at s = 1/c the gate is {tssa.gates(s[6], 20) / 20:.2f} of c; at s = {s[-1]:.0f} the factor is {1 - tssa.gates(s[-1], 20) / 20:.3f}")
 
@@ -574,7 +578,7 @@ show(fig, alt="Left: the worst ratio stays below one up to γ = 2 and then climb
 #
 # The theorem has three conditions that practice breaks: $\Pi$ stays, the step starts at the very tokens that were measured, and the output map is $U_k$. We break them one at a time.
 #
-# **Memberships recomputed.** A layer's next rate is measured with *new* memberships. We count how often the rate rises when $\Pi=\operatorname{softmax}_k(\lVert U_k^{\top}z\rVert^2/2\eta)$ is recomputed after the step: for sets of 200 tokens, and for an adversary's choice, two tokens and a very sharp softmax.
+# **Memberships recomputed.** A layer's next rate is measured with *new* memberships. We count how often the rate rises when $\Pi=\operatorname{softmax}_k(\lVert U_k^{\top}z\rVert^2/2\eta)$ is recomputed after the step (small $\eta$: sharp): for sets of 200 tokens, and for an adversary's choice, two tokens and a very sharp softmax.
 
 # %% tags=["hide-input"]
 # the rate after a step, with memberships held and recomputed
