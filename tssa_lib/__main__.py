@@ -137,6 +137,7 @@ def train(given: argparse.Namespace) -> None:
         _tell(training.full_recipe(data, model=model, size=size, **settings))
     elif given.recipe == "auto":
         asked, network = {k: settings.pop(k) for k in ("folder", "drop_bad", "weights")}, training.open_model(model)
+        data = training.check_data(data)["yaml_file"]
         _tell(training.train(data, network, **asked, **training.auto(data, network, asked["weights"], **settings)))
     else:
         _tell(training.train(data, model=model, **{**training.RECIPES[given.recipe], **settings}))

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import torch
 from torch import nn
@@ -72,29 +73,29 @@ def auto(data: str | Path, model: YOLO | None = None, weights: Any = None, **giv
     choose(
         f"{count:,} pictures", batch=(4 if count < 300 else 8 if count < 1000 or 0 < memory < 6 else 16) * max(1, gpus)
     )
-    each = -(-count // max(1, int(chosen["batch"])))  # steps an epoch
+    batch = int(chosen["batch"]) if chosen["batch"] >= 1 else 16  # Ultralytics' own choice, for the GPU's memory
+    side = max(np.ravel(chosen["imgsz"]).max(), 32)
+    each = -(-count // batch)  # steps an epoch
     epochs = min(300, max(10, (20_000 if gpus else 1_500) // each))
     choose(f"{each * epochs:,} steps, {each:,} an epoch", epochs=epochs)
     steps = each * chosen["epochs"]
     carried = weights is not None or bool(model and model.ckpt)
     if steps < FEW:
         few = f"{steps:,} steps from {'learned weights' if carried else 'scratch'}: every batch is one"
-        choose(few, optimizer="AdamW", lr0=0.001 if carried else 0.002, lrf=0.05, momentum=0.9, nbs=chosen["batch"])
+        choose(few, optimizer="AdamW", lr0=0.001 if carried else 0.002, lrf=0.05, momentum=0.9, nbs=batch)
         choose("AdamW's start", warmup_epochs=1, warmup_bias_lr=0.0)
         choose("few steps: whole pictures, moved a little", mosaic=0.0, scale=0.2, translate=0.05)
     else:
         choose("the customary ones", **{key: FULL[key] for key in ("optimizer", "lr0", "momentum")})
     if any(len(name) == 1 or {"left", "right"} & set(name.lower().split()) for name in map(str, names)):
         choose("classes that a mirror would change, by their names", fliplr=0.0)
-    if count * chosen["imgsz"] ** 2 * 3 < psutil.virtual_memory().available / 4:
+    if count * side**2 * 3 < psutil.virtual_memory().available / 4:
         choose("they fit into memory", cache="ram")
     choose(machine, device=list(range(gpus)) if gpus else "cpu", amp=bool(gpus))
     says = [f"recipe auto: {count:,} pictures of {longest:.0f} px, boxes from {smallest:.1%} of a side, on {machine}"]
     says += [f"  {what}: {reason}" for what, reason in why.items()]
     if model and isinstance(model.model, nn.Module):
-        minutes = (
-            steps * _seconds(model.model, chosen["imgsz"], max(1, int(chosen["batch"]) // max(1, gpus))) * 1.3 / 60
-        )
+        minutes = steps * _seconds(model.model, side, max(1, batch // max(1, gpus))) * 1.3 / 60
         says.append(f"about {minutes:.0f} minutes; any setting may be given in place of these, e.g. epochs=10")
     LOGGER.info("\n".join(says))
     return {**given, **chosen}

@@ -55,6 +55,11 @@ def test_what_is_given_stays_and_the_rest_follows(chosen):
     assert chosen(weights="yolo11n.pt")["lr0"] < chosen()["lr0"], "learned weights are changed with care"
 
 
+def test_a_batch_left_to_the_gpu_and_a_rectangle_are_understood(chosen):
+    found = chosen(batch=-1, imgsz=[320, 256], epochs=2)
+    assert (found["batch"], found["imgsz"], found["nbs"]) == (-1, [320, 256], 16)
+
+
 @pytest.mark.parametrize(
     "names, mirrored", [(("3", "7"), False), (("turn left", "stop"), False), (("leftover",), True)]
 )
