@@ -73,6 +73,10 @@ def second_moments(w: Tensor, Pi: Tensor, mass: float = MASS) -> Tensor:
     >>> second_moments(torch.ones(1, 3, 2), torch.ones(1, 3))
     tensor([[1., 1.]])
     """
+    if not torch.jit.is_tracing() and Pi.shape[-2:] != w.shape[-3:-1]:
+        raise ValueError(
+            f"expected w (…, K, N, p) and Pi (…, K, N) that agree, got {tuple(w.shape)}, {tuple(Pi.shape)}"
+        )
     w2, n_k = wide(w) ** 2, Pi.sum(-1, keepdim=True)  # (…, K, N, p), (…, K, 1)
     if torch.compiler.is_compiling() or w2.dtype != w.dtype:  # a product would end the loop, or go back to half
         total = (Pi[..., None] * w2).sum(-2)  # (…, K, p)
@@ -185,6 +189,8 @@ def largest_safe_gamma(Pi: Tensor, U: Tensor, D: Tensor) -> Tensor:
     if U.ndim != 3 or Pi.shape[-2] != U.shape[0] or D.shape[-2:] != (U.shape[0], U.shape[2]):
         shapes = ", ".join(str(tuple(t.shape)) for t in (Pi, U, D))
         raise ValueError(f"expected Pi (…, K, N), U (K, d, p) and D (…, K, p) that agree, got {shapes}")
+    if not all(torch.isfinite(t).all() for t in (Pi, U, D)):
+        raise ValueError("expected finite Pi, U and D, got NaN or infinity")
     A = torch.einsum("...kn,kdp,...kp,kep->...nde", Pi, U, D, U)  # (…, N, d, d)
     return 2 / torch.linalg.eigvalsh(A)[..., -1].amax(-1)
 

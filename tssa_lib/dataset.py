@@ -22,8 +22,10 @@ from tssa_lib.convert import as_yaml, is_picture
 from ultralytics.data import dataset as ultralytics_dataset
 from ultralytics.data.utils import check_det_dataset, img2label_paths, verify_image_label
 from ultralytics.utils import LOGGER, YAML
+from ultralytics.utils.patches import imread
 
 SHOWN = 5  # bad files that a message names
+IGNORED = r"(/\S.*): ignoring corrupt image/label: (.*)"  # a file, and Ultralytics' reason
 ARCHIVE = re.compile(r"https?://\S+\.(zip|tar|gz|tgz|xz|bz2|txz|tbz2)")  # another `download` is a script, which is run
 
 
@@ -87,11 +89,42 @@ def _check_pictures(name: str, split: str, place: Path) -> None:
         raise ValueError(f"expected {split} images of {name} in {place}, got a folder without any")
 
 
+def check_readable(source: Any) -> None:
+    """`FileNotFoundError` or `ValueError` for pictures that aren't there or can't be read; patterns and URLs pass."""
+    if source is None or (isinstance(source, str) and not source.strip()):
+        raise ValueError(f"expected a picture, a folder or a pattern, got {source!r}")
+    for path in source if isinstance(source, (list, tuple)) else [source]:
+        if isinstance(path, (str, Path)) and "://" not in str(path) and "*" not in str(path):
+            _check_file_or_folder(Path(path))
+
+
+def _check_file_or_folder(path: Path) -> None:
+    if path.is_dir():
+        files = [p for p in sorted(path.iterdir()) if is_picture(p)]
+    elif path.exists() or not path.suffix:
+        files = [path] if is_picture(path) else []
+    else:
+        raise FileNotFoundError(f"expected a picture, found no file {path}")
+    for file in files:
+        if file.stat().st_size == 0:
+            raise ValueError(f"expected an image that can be read, got {file}, an empty file")
+        if not _readable(file):
+            raise ValueError(f"expected an image that can be read, got {file}")
+
+
+def _readable(file: Path) -> bool:
+    try:
+        return imread(str(file)) is not None  # as the trainer and the predictor read
+    except Exception:  # whatever a decoder raises for a broken file
+        return False
+
+
 # ---- what can't be used, and why ---------------------------------------------------------------------------
-def refuse_bad_files(dataset: Any, split: str, mend: str = "") -> None:
+def refuse_bad_files(dataset: Any, split: str, mend: str = "", drop: bool = False) -> None:
     """`ValueError` that names the pictures of an Ultralytics data set which were left out, each with its reason.
 
-    Also for a data set without a single box, on which a detector learns and scores nothing. `mend` is appended.
+    Also for a data set without a single box, on which a detector learns and scores nothing. `mend` is appended. With
+    `drop` what was left out is a warning.
     """
     if not hasattr(dataset, "get_img_files"):  # classification has folders, not labels
         return
@@ -100,10 +133,12 @@ def refuse_bad_files(dataset: Any, split: str, mend: str = "") -> None:
     if bad:
         reasons = "\n".join(f"  {Path(p).name}: {why_bad(p, dataset)}" for p in bad[:SHOWN])
         more = f"\n  … and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
-        raise ValueError(
-            f"expected readable {split} images with valid labels, got {len(bad)} of {len(found)} that aren't:\n"
-            f"{reasons}{more}\nmend or remove them{mend}"
-        )
+        if not drop:
+            raise ValueError(
+                f"expected readable {split} images with valid labels, got {len(bad)} of {len(found)} that aren't:\n"
+                f"{reasons}{more}\nmend or remove them{mend}"
+            )
+        LOGGER.warning(f"left out {len(bad)} of {len(found)} {split} images, which can't be used:\n{reasons}{more}")
     if not sum(len(label["cls"]) for label in dataset.labels):
         sought = Path(img2label_paths(dataset.im_files[:1])[0])
         raise ValueError(
@@ -141,6 +176,12 @@ def reading_labels() -> Iterator[None]:
         try:
             yield
         except (ValueError, RuntimeError) as error:
+            if none_valid := re.search(r"No valid images found in (.+)\.cache", str(error)):
+                reasons = [f"  {Path(file).name}: {why}" for file, why in re.findall(IGNORED, str(error))]
+                raise ValueError(
+                    f"expected readable images with valid labels, got none in {none_valid[1]}:\n"
+                    + "\n".join(reasons[:SHOWN])
+                ) from error
             sought = re.search(r"No labels found in (.+)\.cache", str(error))
             if not sought:
                 raise

@@ -240,6 +240,9 @@ class Observer:
         return observe(self.network) if layers else nullcontext([])
 
     def _pictures(self, image: Any, layers: bool) -> list[Look]:
+        from tssa_lib.dataset import check_readable
+
+        check_readable(image)
         if isinstance(image, np.ndarray) and image.dtype not in (np.uint8, np.uint16):
             raise ValueError(f"expected an array of uint8 in BGR order, as OpenCV reads it, got {image.dtype}")
         batches: list[tuple[Tensor, Any, list[Observation]]] = []

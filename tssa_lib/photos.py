@@ -67,7 +67,9 @@ def load_image(source: Any, longest: int | None = None) -> np.ndarray:
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     # missing, no image, cut short, too large to be true; or Ultralytics' patched Image.open asking for a plugin
     except (OSError, Image.DecompressionBombError, ModuleNotFoundError) as e:
-        raise ValueError(f"expected {KINDS}, got {str(source)[:200]!r}: {e}") from e
+        foreign = isinstance(e, ModuleNotFoundError) and Path(str(source)).suffix.lower() not in (".heic", ".heif")
+        reason = "not a picture that PIL can read" if foreign else e
+        raise ValueError(f"expected {KINDS}, got {str(source)[:200]!r}: {reason}") from e
     if longest and max(image.size) > longest:
         shrink = longest / max(image.size)
         sides = [max(1, round(side * shrink)) for side in image.size]  # however narrow, a pixel stays

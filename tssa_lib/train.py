@@ -29,7 +29,7 @@ from torch import nn
 
 from tssa_lib import __version__, yolo
 from tssa_lib import weights as weights_file
-from tssa_lib.dataset import check_data, is_picture, reading_labels, refuse_bad_files
+from tssa_lib.dataset import check_data, check_readable, reading_labels, refuse_bad_files
 from tssa_lib.live_curve import History, LiveCurve  # noqa: F401  (both belong to `watch`)
 from tssa_lib.paths import runs_dir
 from tssa_lib.recipes import CELLS, FULL, RECIPES, SCENES, auto  # noqa: F401  (recipes belong to `train`)
@@ -38,7 +38,6 @@ from tssa_lib.silence import intervene, tssa_layers
 from ultralytics import YOLO
 from ultralytics.utils import LOGGER, SETTINGS, YAML
 from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
-from ultralytics.utils.patches import imread
 
 # Export formats for integer or half-precision processors alone, as Ultralytics 8.4 lists them.
 NO_FLOAT32 = frozenset({"ascend", "axelera", "deepx", "edgetpu", "hailo", "imx", "qnn", "rknn", "xilinx"})
@@ -242,13 +241,8 @@ def _check_model_yaml(path: Path) -> None:
 
 
 def _opened(path: Path) -> YOLO:
-    try:
+    with weights_file.opening(path):
         model = weights_file.load(path)
-    except Exception as error:  # whatever unpickling a file that is no checkpoint raises
-        if str(error).startswith("expected"):
-            raise
-        reason = (str(error).strip().splitlines() or ["no reason given"])[0]
-        raise ValueError(f"expected a YOLO checkpoint, got {path}: {type(error).__name__}: {reason}") from error
     if path.suffix == ".pt" and not isinstance(model.model, nn.Module):
         raise ValueError(f"expected a YOLO checkpoint, got {path}, which holds no network")
     return model
@@ -266,37 +260,12 @@ def predict(model: str | Path | YOLO, source: Any, **settings: Any) -> list:
     >>> len(predict(YOLO("yolo11n-tssa.yaml"), np.zeros((64, 64, 3), np.uint8), imgsz=64))
     1
     """
-    if source is None or (isinstance(source, str) and not source.strip()):
-        raise ValueError(f"expected a picture, a folder or a pattern, got {source!r}")
-    for path in source if isinstance(source, (list, tuple)) else [source]:
-        if isinstance(path, (str, Path)) and "://" not in str(path) and "*" not in str(path):
-            _check_readable(Path(path))
+    check_readable(source)
     model = open_model(model)
     if "imgsz" not in settings and (size := _exported_size(model)):
         settings["imgsz"] = size
     with _logging(quiet=not settings.get("verbose")), _threads(model, "on_predict_start"):
         return model.predict(source, **{"verbose": False, "save": False, **settings})
-
-
-def _check_readable(path: Path) -> None:
-    if path.is_dir():
-        files = [p for p in sorted(path.iterdir()) if is_picture(p)]
-    elif path.exists() or not path.suffix:
-        files = [path] if is_picture(path) else []
-    else:
-        raise FileNotFoundError(f"expected a picture, found no file {path}")
-    for file in files:
-        if file.stat().st_size == 0:
-            raise ValueError(f"expected an image that can be read, got {file}, an empty file")
-        if not _readable(file):
-            raise ValueError(f"expected an image that can be read, got {file}")
-
-
-def _readable(file: Path) -> bool:
-    try:
-        return imread(str(file)) is not None  # as the trainer and the predictor read
-    except Exception:  # whatever a decoder raises for a broken file
-        return False
 
 
 def _exported_size(model: YOLO) -> list[int] | None:
@@ -407,7 +376,7 @@ def _run(model: YOLO, folder: Path, watch: Callable[[History], None] | None, dro
     ours: list[dict[str, Callable[[Any], None]]] = [
         {"on_pretrain_routine_start": _save_whole},
         watching,
-        {} if drop_bad else _REFUSING,
+        {"on_pretrain_routine_end": _tell_bad_images if drop_bad else _refuse_bad_images},
     ]
     try:
         with contextlib.ExitStack() as stack:
@@ -497,14 +466,15 @@ def _flushed(path: Path) -> Path:
     return path
 
 
-def _refuse_bad_images(trainer: Any) -> None:
+def _tell_bad_images(trainer: Any) -> None:
+    _refuse_bad_images(trainer, drop=True)
+
+
+def _refuse_bad_images(trainer: Any, drop: bool = False) -> None:
     if trainer.args.fraction == 1.0:
         mend = ", or leave them out (drop_bad=True; in a shell --drop-bad)"
         for split, loader in (("train", trainer.train_loader), ("val", trainer.test_loader)):
-            refuse_bad_files(loader.dataset, split, mend)
-
-
-_REFUSING: dict[str, Callable[[Any], None]] = {"on_pretrain_routine_end": _refuse_bad_images}
+            refuse_bad_files(loader.dataset, split, mend, drop)
 
 
 @contextlib.contextmanager

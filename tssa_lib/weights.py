@@ -14,6 +14,7 @@ import copy
 import logging
 import pickle
 import re
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +25,8 @@ from torch import nn
 from tssa_lib import paths
 from tssa_lib.blocks import BLOCKS, C2TSSA, carry
 from tssa_lib.yolo import C2PSA, LOGGER, YOLO, engine, tasks
+
+from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
 
 KEYS = ("plan", "names", "imgsz", "state_dict")  # of the dictionary that `keep` writes
 
@@ -80,24 +83,28 @@ def load(file: str | Path) -> YOLO:
         return ready(str(file)) if not file.suffix and known.is_file() else YOLO(str(file))
     if not file.is_file():
         raise FileNotFoundError(f"expected a detector, found no file {file}")
-    kept = _numbers(file)
-    with _restricted(file):
+    with opening(file):
+        kept = _numbers(file)
         return _build(kept, file.resolve()) if kept else YOLO(str(file))
 
 
 @contextlib.contextmanager
-def _restricted(file: Path) -> Iterator[None]:
-    """`ValueError` for a file that asks for code, with its name: Ultralytics leaves that to PyTorch's message."""
+def opening(file: Path) -> Iterator[None]:
+    """What goes wrong with a file that is opened, as a `ValueError`: it asks for code, or it is no checkpoint."""
     try:
         yield
-    except TypeError as error:
-        asked = re.search(r"GLOBAL (\S+)|unsupported activation '(.*)' blocked", f"{error} {error.__cause__}")
-        if not asked:
+    except Exception as error:  # whatever reading a file that is no checkpoint raises
+        if str(error).startswith("expected") or isinstance(error, ConnectionError):
             raise
-        raise ValueError(
-            f"expected a checkpoint of networks and numbers alone, got {file}, which asks for "
-            f"{asked[1] or asked[2]}: code. If you trust its author, set ULTRALYTICS_SAFE_LOAD=False in the environment"
-        ) from error
+        if asked := re.search(r"GLOBAL (\S+)|unsupported activation '(.*)' blocked", f"{error} {error.__cause__}"):
+            raise ValueError(
+                f"expected a checkpoint of networks and numbers alone, got {file}, which asks for "
+                f"{asked[1] or asked[2]}: code. If you trust it, set ULTRALYTICS_SAFE_LOAD=False in the environment"
+            ) from error
+        reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no reason given'])[0]}"
+        if file.suffix == ".pt" and not zipfile.is_zipfile(file):
+            reason = "not a file of torch.save, or not a whole one"
+        raise ValueError(f"expected a YOLO checkpoint, got {file}: {reason}") from error
 
 
 def _numbers(file: Path) -> dict[str, Any] | None:
@@ -159,8 +166,8 @@ def carry_over(model: YOLO, weights: str | Path | YOLO | nn.Module) -> Carried:
     attention's output is another function, so train it.
 
     weights: a checkpoint's path (no code in it runs), a YOLO or its network. `ValueError` for a checkpoint of another
-    architecture or scale (less than half of its parameters would fit), for one that asks for code and for a file that
-    isn't `.pt`, `TypeError` for a `.pt` without a model.
+    architecture or scale (less than half of its parameters would fit), for one that asks for code or holds no model,
+    and for a file that isn't `.pt`; `FileNotFoundError` where there is none.
 
     >>> stock, ours = YOLO("yolo11n.yaml"), YOLO("yolo11n-tssa.yaml")
     >>> carry_over(ours, stock.model).fresh
@@ -230,9 +237,11 @@ def _name(source: Any, weights: str | Path | nn.Module) -> str:
 
 def _opened(file: Path) -> nn.Module:
     """The network in a checkpoint, which is looked for, too, by Ultralytics."""
-    kept = _numbers(file) if file.is_file() else None
+    if not file.is_file() and str(file) not in GITHUB_ASSETS_NAMES:
+        raise FileNotFoundError(f"expected a checkpoint, found no file {file}")
     try:
-        with _restricted(file):
+        with opening(file):
+            kept = _numbers(file) if file.is_file() else None
             return _build(kept, file).model if kept else tasks.load_checkpoint(file)[0]
     except ConnectionError as error:
         raise not_found(file.name, error) from error

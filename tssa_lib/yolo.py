@@ -63,7 +63,13 @@ SCALES = "nsmlx"
 NAMES = {"tssa": "C2TSSA", "psa": "C2PSA", "plain": "C2Plain"}  # in yolo11n-tssa.yaml, of the block
 BODIES = tuple(f"{body}{task}" for body in ("yolo11", "yolo26") for task in ("", "-seg", "-pose", "-obb"))
 AFTER = {"P3": 4, "P4": 6, "P5": 10}  # last row of each level in YOLO11's backbone; row 10 is the attention
-SWITCHES = ("e", "head_width", "normalize", "temp", "tied")  # of C2TSSA in a model YAML, in this order
+SWITCHES: dict[str, Any] = {  # of C2TSSA in a model YAML, in this order
+    "e": (int, float),
+    "head_width": (int, type(None)),
+    "normalize": str,
+    "temp": (int, float),
+    "tied": bool,
+}
 IMPROVED = {"head_width": 16, "normalize": "rms", "temp": 4.0}  # memberships that say something at every resolution
 
 
@@ -139,17 +145,25 @@ class _Held(logging.Filter):
 
 def _check_rows(rows: list[list]) -> None:
     """Every row names a block that somebody knows, and one of ours names its channels."""
-    for i, (_, _, name, args) in enumerate(rows):
+    for i, row in enumerate(rows):
+        if not isinstance(row, (list, tuple)) or len(row) != 4:
+            raise ValueError(f"expected [from, repeats, block, arguments] in row {i} of the model YAML, got {row}")
+        *_, name, args = row
         if name not in BLOCKS and not name.startswith(("nn.", "torchvision.ops.")) and not hasattr(tasks, name):
             raise ValueError(
                 f"expected a block that Ultralytics or this package knows in row {i} of the model "
                 f"YAML, got {name!r}; known are {', '.join(_known())}"
             )
-        if name in BLOCKS and not (args and isinstance(args[0], int) and len(args) <= 1 + len(SWITCHES)):
+        if name in BLOCKS and not (args and isinstance(args[0], int) and _switches_fit(args[1:])):
             raise ValueError(
-                f"expected [channels, {', '.join(SWITCHES)}] of {name}, channels a number and the rest as wanted, "
-                f"got {args} in row {i} of the model YAML"
+                f"expected [channels, {', '.join(SWITCHES)}] of {name}, the last ones as wanted: numbers, e above 0, "
+                f"head_width whole or null, normalize a word, tied true or false; got {args} in row {i} of the YAML"
             )
+
+
+def _switches_fit(given: list) -> bool:
+    kinds = all(isinstance(value, kind) for value, kind in zip(given, SWITCHES.values()))
+    return kinds and len(given) <= len(SWITCHES) and (not given or given[0] > 0)
 
 
 def _known() -> list[str]:

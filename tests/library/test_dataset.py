@@ -70,6 +70,22 @@ def test_what_is_left_of_a_validation_split_is_not_scored(data):
         training.validate(model, data, imgsz=64)
 
 
+def test_a_split_without_one_usable_picture_is_refused_with_the_reasons(data):
+    model = YOLO("yolo11n-tssa.yaml")
+    model.model.names = {0: "cat", 1: "dog"}
+    for name in ("0", "1"):
+        spoil(data, "99 0.5 0.5 0.2 0.2", "val", name)
+    with pytest.raises(ValueError, match="expected readable images .* none in .*val:\n  0.png: Label class 99 exceeds"):
+        training.validate(model, data, imgsz=64)
+
+
+def test_what_is_left_out_is_said(data, caplog, monkeypatch):
+    spoil(data, "99 0.5 0.5 0.2 0.2")
+    monkeypatch.setattr(training.LOGGER, "propagate", True)
+    training.train(data, folder=data.parent / "run", drop_bad=True, **SHORT)
+    assert any("left out 1 of 4 train images" in line and "1.png: Label class 99" in line for line in caplog.messages)
+
+
 def test_data_with_other_classes_than_the_model_are_not_scored(data):
     with pytest.raises(ValueError, match=r"expected data with the 80 classes of the model .* got 2 \(cat, dog\)"):
         training.validate("yolo11n-tssa.yaml", data, imgsz=64)

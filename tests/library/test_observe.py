@@ -205,3 +205,9 @@ def test_clear_errors(yolo, tmp_path):
         observe.look(tmp_path / "best.pt", "photo.jpg")
     with pytest.raises(ValueError, match="uint8 in BGR order"):
         observe.look(yolo, np.zeros((8, 8, 3)))
+    (tmp_path / "no.jpg").write_text("not a picture")
+    for bad, said in ((tmp_path / "no.jpg", "no.jpg"), (tmp_path, "no.jpg"), (None, "a picture"), ("", "a picture")):
+        with pytest.raises(ValueError, match=f"expected .*{said}"):
+            observe.look(yolo, bad)
+    with pytest.raises(FileNotFoundError, match="expected a picture, found no file"):
+        observe.look(yolo, tmp_path / "nowhere.jpg")

@@ -341,6 +341,9 @@ X, PI, U = torch.randn(6, 4), torch.full((2, 6), 0.5), torch.eye(4)[None, :, :2]
         (lambda: core.tssa_update(X, PI[:, :5], U, 0.1), "that agree"),
         (lambda: core.largest_safe_gamma(PI, U[:1], torch.ones(2, 2)), "that agree"),
         (lambda: core.largest_safe_gamma(PI, U, torch.ones(2, 3)), "that agree"),
+        (lambda: core.largest_safe_gamma(PI, U * math.nan, torch.ones(2, 2)), "expected finite Pi, U and D"),
+        (lambda: core.second_moments(X[None], PI), r"that agree, got \(1, 6, 4\), \(2, 6\)"),
+        (lambda: core.second_moments(X[None], PI[:1, :5]), "that agree"),
     ],
 )
 def test_what_does_not_fit_is_told_what_was_expected(call, said):

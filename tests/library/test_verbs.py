@@ -72,7 +72,19 @@ def test_by_name_every_placement_has_two_heads_and_the_improved_form_its_switche
 
 
 @pytest.mark.parametrize(
-    "args, said", [([], "got []"), ([7], "row 10 [7]"), ([512], "row 10 [512]"), (["x"], "got ['x']")]
+    "args, said",
+    [
+        ([], "got []"),
+        ([7], "row 10 [7]"),
+        ([512], "row 10 [512]"),
+        (["x"], "got ['x']"),
+        (None, "got None"),
+        ([1024, "a"], "got [1024, 'a']"),
+        ([1024, 0.0], "got [1024, 0.0]"),
+        ([1024, 0.5, 16, "rms", "hot"], "'hot'] in row 10"),
+        ([1024, 0.5, 16, "rms", 1.0, "yes"], "'yes'] in row 10"),
+        ([1024, 0.5, 16, "rms", 1.0, True, 3], "True, 3] in row 10"),
+    ],
 )
 def test_a_row_with_wrong_channels_is_answered_in_words(args, said):
     d = tasks.yaml_model_load("yolo11n-tssa.yaml")
@@ -141,6 +153,13 @@ def test_switches_and_wrong_placements():
     ]:
         with pytest.raises(ValueError, match=said):
             yolo.with_attention(places, block, **switches)
+
+
+def test_a_row_of_another_length_is_named():
+    d = tasks.yaml_model_load("yolo11n-tssa.yaml")
+    d["backbone"][3] = [-1, 1, "Conv"]
+    with pytest.raises(ValueError, match=re.escape("expected [from, repeats, block, arguments] in row 3 of the model")):
+        tasks.DetectionModel(d, verbose=False)
 
 
 @pytest.mark.parametrize("where", ["backbone", "head"])

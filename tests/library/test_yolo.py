@@ -263,7 +263,7 @@ def test_load_of_our_own_weights_is_whole():
 def test_a_checkpoint_of_another_model_is_named(other):
     ours = YOLO("yolo11n-tssa.yaml")
     before = copy.deepcopy(ours.model.state_dict())
-    with pytest.raises(ValueError, match=f"expected a YOLO11 checkpoint of scale 'n', got {other[:-5]}: only"):
+    with pytest.raises(ValueError, match=f"this architecture, of scale 'n', got {other[:-5]}: only"):
         yolo.load(ours, YOLO(other).model)
     assert all(torch.equal(v, before[k]) for k, v in ours.model.state_dict().items())
 
@@ -275,11 +275,13 @@ def test_what_is_no_checkpoint_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"expected a checkpoint \(.pt\) or a model, got .*notes.txt"):
         yolo.load(ours, tmp_path / "notes.txt")
     (tmp_path / "notes.pt").write_text("not a checkpoint")
-    with pytest.raises(TypeError, match="notes.pt"):
+    with pytest.raises(ValueError, match="expected a YOLO checkpoint, got .*notes.pt: not a file of torch.save"):
         yolo.load(ours, tmp_path / "notes.pt")
     torch.save({"model": {"weight": torch.zeros(3)}}, tmp_path / "state.pt")
-    with pytest.raises(TypeError, match="state.pt"):
+    with pytest.raises(ValueError, match="expected a YOLO checkpoint, got .*state.pt: TypeError: .*types outside"):
         yolo.load(ours, tmp_path / "state.pt")
+    with pytest.raises(FileNotFoundError, match="expected a checkpoint, found no file .*nowhere.pt"):
+        yolo.load(ours, tmp_path / "nowhere.pt")
 
 
 # --- bad input --------------------------------------------------------------------------------
