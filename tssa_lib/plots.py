@@ -259,12 +259,15 @@ def bars(
     yscale: str = "linear",
     ax: Axes | None = None,
 ) -> Figure:
-    """Grouped bars: one group a name, one bar a series, with optional error bars by series."""
+    """Grouped bars: one group a name, one bar a series; a series with `errors` is drawn as points with whiskers."""
     ax, width = _axes(ax, title, xlabel, ylabel), 0.8 / len(series)
     for i, (label, y) in enumerate(series.items()):
         at = np.arange(len(names)) + (i - (len(series) - 1) / 2) * width
-        whiskers: dict[str, Any] = {"yerr": errors.get(label), "capsize": 3, "error_kw": {"elinewidth": 1}}
-        ax.bar(at, _np(y), width * 0.92, color=color_of(i), label=label, **whiskers)
+        if label in errors:
+            whiskers: dict[str, Any] = {"fmt": MARKERS[i % len(MARKERS)], "capsize": 3}
+            ax.errorbar(at, _np(y), errors[label], color=color_of(i), label=label, **whiskers)
+        else:
+            ax.bar(at, _np(y), width * 0.92, color=color_of(i), label=label)
     _marks(ax.axhline, hlines)
     long = max(map(len, names)) > 8 and len(names) > 3
     ax.set_xticks(range(len(names)), names, rotation=30 if long else 0, ha="right" if long else "center", fontsize=9)

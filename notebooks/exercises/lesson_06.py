@@ -1,6 +1,4 @@
-"""Exercises of lesson 6: memberships and the published rule, the exact posterior, entropy, resolution, the objective's temperature."""
-
-import math
+"""Exercises of lesson 6: memberships and the published rule, the exact posterior, resolution, the objective's temperature."""
 
 import torch
 
@@ -16,10 +14,6 @@ def _posterior(z, U, lam, sigma2, power=2, half=2.0, eta=None):
     eta = sigma2 * (lam + sigma2) / lam if eta is None else eta
     energy = torch.einsum("d,kdp->kp", z, U).square().sum(-1) ** (power / 2)
     return (energy / (half * eta)).softmax(0)
-
-
-def _Pi(K: int, N: int) -> torch.Tensor:
-    return torch.randn(K, N, generator=torch.Generator().manual_seed(K), dtype=torch.float64).softmax(0)
 
 
 def _w(K: int, N: int, p: int) -> torch.Tensor:
@@ -81,6 +75,9 @@ EXERCISES = [
                 _published(w, theta, root=True)
             ),
             "θ is missing.": lambda w, theta: _published(w, 1.0),
+            "you divided by a mean over the tokens; (6.12) divides by the sum, so your logits are n times too large.": (
+                lambda w, theta: (w**2 / (w**2).mean(1, keepdim=True)).sum(-1).mul(theta).softmax(0)
+            ),
             "a mean over the coordinates: (6.12) sums them.": lambda w, theta: _published(w, theta, mean=True),
             "the normaliser is missing: these are the energies of (6.1) times θ.": lambda w, theta: (
                 theta * (w**2).sum(-1)
@@ -109,26 +106,6 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="6e",
-        hint="−Σ π ln π over the groups of one token, then the mean over the tokens, then divide by ln K.",
-        inputs=[(_Pi(3, 5),), (_Pi(4, 7),), (torch.tensor([[1.0, 0.5], [0.0, 0.5]], dtype=torch.float64),)],
-        right=lambda Pi: torch.special.entr(Pi).sum(0).mean() / math.log(Pi.shape[0]),
-        wrong={
-            "you summed over the tokens and averaged over the groups: wrong axis, the groups are axis 0.": lambda Pi: (
-                torch.special.entr(Pi).sum(1).mean() / math.log(Pi.shape[0])
-            ),
-            "that is the entropy in nats; divide by ln K so that equal shares give 1.": lambda Pi: (
-                torch.special.entr(Pi).sum(0).mean()
-            ),
-            "the sign is turned: entropies are not negative.": lambda Pi: (
-                -torch.special.entr(Pi).sum(0).mean() / math.log(Pi.shape[0])
-            ),
-            "0 · ln 0 came out as NaN: a hard membership has no entropy; torch.special.entr knows it.": lambda Pi: (
-                -(Pi * Pi.log()).sum(0).mean() / math.log(Pi.shape[0])
-            ),
-        },
-    ),
-    Exercise(
         id="6c",
         hint="how many times more tokens are there when each side is `factor` times as long?",
         inputs=[(1.0, 2), (20.0, 1.5), (5.0, 3)],
@@ -146,7 +123,7 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="6f",
+        id="6e",
         hint="the rate adds noise of variance ε²/d to every coordinate; compare 1/variance outside and inside the frame.",
         inputs=[(1.0, 0.1, 0.5, 8), (0.4, 0.02, 0.1, 16), (2.0, 0.5, 1.0, 4)],
         right=lambda s, rho, eps2, d: 1 / (1 / (rho + eps2 / d) - 1 / (s + eps2 / d)),

@@ -1,4 +1,4 @@
-"""Exercises of lesson 7: the layer, its tied step, resolution, the first causal token, float16."""
+"""Exercises of lesson 7: the layer, its tied step, what half the tokens hear, the first causal token, float16."""
 
 import torch
 
@@ -102,12 +102,18 @@ EXERCISES = [
     ),
     Exercise(
         id="7c",
-        hint="what happens to the sum over the tokens in the denominator of a logit?",
-        right=4.0,
+        hint="Kp = d sums of squares reach Π, d second moments reach the gates; when does one of them, or a token, have less to say?",
+        inputs=[(20, 8, 2), (20, 8, 1), (1, 8, 4), (400, 128, 4)],
+        right=lambda n, d, K: min(n * d, 2 * d if K > 1 else d),
         wrong={
-            "the side of the image doubles, but the number of tokens grows by four.": 2.0,
-            "the logits become smaller, so θ must grow.": 0.25,
-            "the theory's memberships don't change with resolution; the published layer's do, because it divides by sums over tokens.": 1.0,
+            "with one head Π is 1 whatever the sums are: only the second moments speak.": lambda n, d, K: min(n * d, 2 * d),
+            "n tokens cannot tell more than their n·d numbers.": lambda n, d, K: 2 * d if K > 1 else d,
+            "two things to think of: Π of one head is constant, and n tokens have n·d numbers only.": lambda n, d, K: 2 * d,
+            "you counted the second moments; the sums of squares in the memberships speak as well.": lambda n, d, K: min(
+                n * d, d
+            ),
+            "K heads of width p have Kp = d coordinates together, not K·d.": lambda n, d, K: min(n * d, 2 * K * d),
+            "one number for each pair of tokens is what softmax attention compares; TSSA hears sums.": lambda n, d, K: n * n,
         },
     ),
     Exercise(

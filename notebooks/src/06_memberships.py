@@ -134,10 +134,10 @@ show(fig, alt="Two triangles with the six tokens as points: on the left near the
 # So $\Pi$ is not a heuristic: it is what a statistician would compute, if the groups are equally likely, equally wide, and round inside. The paper calls $\eta$ a noise level; it is one only when the signal is strong ([how wrong it is otherwise](#The-noise-level-is-not-the-temperature)).
 
 # %%
-K, d, p, lam, sigma2 = 3, 8, 2, 1.0, 0.1
+K, d, p, lam, sigma2 = 3, 8, 2, 2.0, 0.1
 U = torch.linalg.qr(torch.randn(K, d, p))[0]                             # (K, d, p)
 Sigma = lam * U @ U.mT + sigma2 * torch.eye(d)                           # (K, d, d)
-eta = sigma2 * (lam + sigma2) / lam                                      # 0.11
+eta = sigma2 * (lam + sigma2) / lam                                      # 0.105
 
 # %% tags=["hide-input"]
 # check of (6.3) and (6.4) on 300 tokens drawn from the mixture
@@ -648,28 +648,6 @@ show(fig, alt="Six rising curves from 0 to 1; the long tokens a, b and d rise la
      digest="half way at η = " + ", ".join(f"{etas[(c > 0.5).nonzero()[0, 0]]:.2f} ({name})" for name, c in zip("abcdef", curves.T)))
 
 # %% [markdown]
-# **Exercise 6e. How sharp is a table?** Write the mean over the tokens of the normalised entropy (6.5).
-
-# %%
-def mean_entropy(Pi):                                                    # Pi (K, N) → a number in [0, 1]
-    return ...  # your turn
-
-
-exercise("6e", mean_entropy)
-
-# %% [markdown]
-# <details><summary>Solution</summary>
-#
-# ```python
-# def mean_entropy(Pi):
-#     H = torch.special.entr(Pi).sum(0)          # −π ln π, and 0 for π = 0
-#     return H.mean() / math.log(Pi.shape[0])
-# ```
-#
-# The entropy is a sum over the groups (axis 0), a hard membership has none ($0 \ln 0 = 0$), and $\ln K$ is its largest value.
-#
-# </details>
-#
 # ### Close to uniform
 #
 # Expand the exponential for large $\eta$, with the energies $E_{jk} = \lVert U_k^\top z_j \rVert^2$:
@@ -715,14 +693,14 @@ bayes = torch.stack([(-lengths_of_the_mixture(coded) / 2).softmax(0) for coded i
 check("6.10", bayes, posterior.expand(3, -1, -1), "corrected code lengths against Bayes' rule, three precisions")
 
 # %% [markdown]
-# **Exercise 6f. The objective's temperature.** Groups have mean second moment `s` inside their frames and residual variance `rho` outside, and the rate codes to precision `eps2` in `d` dimensions. At which temperature is the energy rule the one that the corrected objective wants?
+# **Exercise 6e. The objective's temperature.** Groups have mean second moment `s` inside their frames and residual variance `rho` outside, and the rate codes to precision `eps2` in `d` dimensions. At which temperature is the energy rule the one that the corrected objective wants?
 
 # %%
 def effective_eta(s, rho, eps2, d):
     return ...  # your turn
 
 
-exercise("6f", effective_eta)
+exercise("6e", effective_eta)
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -751,7 +729,7 @@ exercise("6f", effective_eta)
 # check of (6.14)
 apart = torch.linalg.qr(w)[0] * torch.tensor([3.0, 2.0, 1.0, 0.5])       # uncorrelated over tokens, any lengths
 projector = apart @ torch.linalg.pinv(apart)                             # (K, N, N)
-check("6.14", published_logits(apart, 1.0), torch.diagonal(projector, 0, 1, 2), "diagonal of the projector")
+check("6.14", published_logits(apart, theta) / theta, torch.diagonal(projector, 0, 1, 2), "diagonal of the projector")
 
 # %% [markdown]
 # ### Memberships fade with the number of tokens

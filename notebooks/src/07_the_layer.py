@@ -223,7 +223,15 @@ check("7.4", layer(x)[0], operator(x[0], heads(layer)), "all switches set: the l
 # | **11** | a step on $Z$ | a step from $\mathrm{LN}(Z)$ | `norm1 = nn.Identity()` |
 # | [12](#Card-12.-The-causal-layer) | all tokens | the past only | `temp = 0` |
 #
-# Guess for each row: cosmetic, useful or dangerous? The four in bold change what is guaranteed and follow now. Some departures change no number at all: the leading minus is multiplied by a free matrix, positions are added once before the first block, and the step that CRATE derived from sparsity is an ordinary MLP.
+# Guess for each row: cosmetic, useful, or dangerous to what lesson 5 promised?
+#
+# <details><summary>Answer</summary>
+#
+# Cosmetic: 3 and 8, and 7 as long as nobody computes in float16. Useful in training, and the forward pass stays what it was: 9 and 10. Useful at a price: 6, whose temperatures may turn negative, and 12, whose old tokens keep the memberships of their time. The promise itself is touched by the four in bold; 5 follows from 4.
+#
+# </details>
+#
+# The four in bold change what is guaranteed and follow now. Some departures change no number at all: the leading minus is multiplied by a free matrix, positions are added once before the first block, and the step that CRATE derived from sparsity is an ordinary MLP.
 #
 # ## 7.3 Card 1. The output map is free
 #
@@ -424,23 +432,6 @@ show(fig, alt="Left: under the theory's rule tokens a to c go to head 1 and d to
 # %% [markdown]
 # At the start of training, on a YOLO feature map, the published memberships are uniform for every practical purpose. Lesson 6 shows the same on photos.
 #
-# **Exercise 7c. A larger picture.** An image is enlarged so that each token appears four times. By what factor must $\theta$ be multiplied to leave the published layer's memberships as they were?
-
-# %%
-answer_7c = ...  # your turn: a number
-exercise("7c", answer_7c)
-
-# %% [markdown]
-# <details><summary>Solution</summary>
-#
-# ```python
-# answer_7c = 4.0
-# ```
-#
-# Each sum over the tokens grows by four, so each logit shrinks by four; see (7.8).
-#
-# </details>
-#
 # ## 7.6 Card 11. Residual, pre-norm and LayerScale
 #
 # - **Theory** steps on the tokens: $Z \leftarrow Z + \gamma\,\mathrm{TSSA}(Z)$.
@@ -568,6 +559,27 @@ show(fig, alt="Singular values of the cross-token derivative drop to rounding af
 
 # %% [markdown]
 # One head has rank 8: its memberships are constant, and only the $p = 8$ second moments speak. More heads reach $2Kp = 16$, of 160. There is no retrieval by content here, as a key–value lookup has it: tokens meet through $2Kp$ numbers, the same for whoever asks. [With one head the layer is one matrix](#One-head-is-one-matrix), and [no weights can make its gated tokens large](#A-bound-for-any-input).
+#
+# **Exercise 7c. What can one half hear?** Two halves of `n` tokens each, width `d`, `K` heads, the published memberships. How many numbers at most does one half hear of the other, that is, which rank can (7.22)'s derivative not exceed? Think of one head, and of very few tokens.
+
+# %%
+def numbers_heard(n, d, K):
+    return ...  # your turn: a number
+
+
+exercise("7c", numbers_heard)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def numbers_heard(n, d, K):
+#     return min(n * d, 2 * d if K > 1 else d)
+# ```
+#
+# $Kp = d$ sums of squares and as many second moments; with one head Π is 1 whatever the sums are; and $n$ tokens have only $nd$ numbers to tell.
+#
+# </details>
 #
 # ## Takeaways
 #
@@ -708,6 +720,7 @@ temps = torch.linspace(-2, 2, 41)
 path = torch.stack([tssa.memberships(w6, t, "none")[0] for t in temps])    # (41, N)
 fig = plots.lines(temps, {f"token {name}": path[:, j] for j, name in enumerate("abcdef")},
                   title="Membership of head 1 against θ", xlabel="θ", ylabel="membership of head 1", vlines={"θ = 0": 0})
+fig.axes[0].set_ylim(-0.05, 1.6), fig.axes[0].legend(fontsize=9, ncols=2, loc="upper left")
 show(fig, alt="Memberships of six tokens against the temperature: all one half at zero, tokens a b c rise to one for positive and fall to zero for negative values",
      digest=f"token a: {path[0, 0]:.2f} at θ = −2, {path[20, 0]:.2f} at 0, {path[-1, 0]:.2f} at 2")
 
@@ -794,6 +807,7 @@ small, wide = (scale * torch.randn(2000) for scale in (0.1, 1.0))
 curves = {f"standard deviation {name}": torch.stack([1 / (1 + ((v + b) ** 2).mean()) for b in offsets])
           for name, v in (("0.1", small), ("1", wide))}
 fig = plots.lines(offsets, curves, title="A gate and the bias of its coordinate", xlabel="bias b", ylabel="gate 1/(1 + s)")
+fig.axes[0].set_ylim(0, 1.35)
 show(fig, alt="Gate against bias for narrow and wide data: both fall to one tenth at a bias of three; they differ only near zero bias",
      digest=f"at b = 0: {curves['standard deviation 0.1'][30]:.2f} and {curves['standard deviation 1'][30]:.2f}; "
             f"at b = 3: {curves['standard deviation 0.1'][-1]:.2f} and {curves['standard deviation 1'][-1]:.2f}")

@@ -207,7 +207,7 @@ show(fig, alt="Two flat curves over 200 draws: with all step sizes positive the 
 # %% [markdown]
 # It rises every time. So four things are needed: a tied output map, positive steps below the bound, Π and the bases held fixed while one
 # looks, and the right place to look: the normalised tokens $\mathrm{LN}(Z)$ before, and these plus the step after.
-# Nothing here speaks of an untied layer, and nothing says that the *network* compresses: between two TSSA steps
+# The published block lacks the first, and nothing keeps its steps positive or below the bound. Nothing here speaks of an untied layer, and nothing says that the *network* compresses: between two TSSA steps
 # an MLP may spread the tokens out again, and it should, or all would collapse (lesson 5).
 #
 # **Exercise 8b. A certificate.** From the stacked projections `W (Kp, d)` and the largest membership `pi_max` alone, how large may the
@@ -294,7 +294,7 @@ show(fig, alt="Objective before and after TSSA in four blocks of the tied and th
 
 # %% [markdown]
 # The tied model must compress wherever its certificate is below 2, and does. The untied one is free, and one run says
-# little. So the same was run for six variants with three seeds each, and kept in a file.
+# little. So the same was run for six variants with three seeds each ($\theta = 1$ at the start where none is named), and kept in a file.
 
 # %% tags=["hide-input"]
 # the committed runs as a table
@@ -319,17 +319,17 @@ for name, rs in runs.items():
           f"               {mean([b['after'] / b['before'] - 1 for b in bs]):+.0%}          {mean([b['entropy'] for b in bs]):.3f}")
 
 # %% tags=["hide-input"]
-# figure: accuracy, whiskers from the lowest seed to the highest, and what a TSSA step does; the counts that the text states
+# figure: accuracy, a point the mean, whiskers from the lowest seed to the highest; what a TSSA step does; the counts that the text states
 names = list(runs)
 acc = {name: [r["accuracy"] for r in rs] for name, rs in runs.items()}
 spread = torch.tensor([[mean(a) - min(a), max(a) - mean(a)] for a in acc.values()]).T
 left, right_ax = plots.row(2, width=5.0)
 plots.bars(names, {"mean of 3 seeds": [mean(a) for a in acc.values()]}, errors={"mean of 3 seeds": spread},
-           title="Held-out accuracy, lowest to highest", ylabel="accuracy (axis from 0.85)", ax=left)
+           title="Held-out accuracy: lowest, mean, highest", ylabel="accuracy", ax=left)
 left.set_ylim(0.85, 1.0)
 fig = plots.bars(names, {when: [100 * mean([b["after"] / b["before"] - 1 for b in blocks(name, when)]) for name in names]
                          for when in ("untrained", "trained")}, title="What a TSSA step does to R_c^var", ylabel="change (%)", ax=right_ax)
-show(fig, alt="Left: accuracy of six variants with error bars. Right: relative change of the objective by a TSSA step, untrained and trained: large and negative when tied, near zero when untied",
+show(fig, alt="Left: accuracy of six variants, points with whiskers that overlap for most. Right: relative change of the objective by a TSSA step, untrained and trained: large and negative when tied, near zero when untied",
      digest=", ".join(f"{name} {mean(a):.3f}" for name, a in acc.items()))
 
 

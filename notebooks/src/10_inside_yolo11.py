@@ -643,7 +643,7 @@ form = tried["form"]
 found = [r for r in tried["differences"] if r["metric"] == "mAP50" and r["against"] == "none"]
 seen = [f"{r['block']} in {r['difficulty']}" for r in found if r["low"] > 0 or r["high"] < 0]
 show(trial.figure(tried),
-     alt="Groups of three bars for three difficulties, softmax, TSSA and improved TSSA, each the mean difference in mAP50 from the block without "
+     alt="Groups of three points for three difficulties, softmax, TSSA and improved TSSA, each the mean difference in mAP50 from the block without "
          "attention, with intervals",
      digest=f"{len(tried['rows'])} trainings, {form['epochs']} epochs at {form['size']} px; {len(seen)} of {len(found)} intervals exclude zero: {', '.join(seen) or 'none'}")
 
@@ -839,7 +839,7 @@ for r in tried["differences"]:
         print(f"{r['difficulty']:8} {r['block']:14} minus {r['against']:8} {r['mean']:+.3f}  [{r['low']:+.3f}, {r['high']:+.3f}]")
 
 # %% [markdown]
-# How to read it. A bar whose interval holds zero is "no difference within the interval", which is not "no difference": it says how large one could
+# How to read it. A point whose interval holds zero is "no difference within the interval", which is not "no difference": it says how large one could
 # still be. With nine intervals at 95 %, one that excludes zero by chance is no surprise.
 #
 # Now other resolutions: the same weights, validated on the same scenes enlarged. The published membership divides by sums over tokens, so it flattens when
@@ -858,7 +858,7 @@ for difficulty, ax in zip(("easy", "context"), plots.row(2, 5.4, 3.8)):
                      xlabel="validated at", ylabel="difference in mAP50", ax=ax)
     ax.set_ylim(-0.15, 0.15)
 at_sizes = lambda block, d: [average(block, d, m) for m in metrics]
-show(fig, alt="Two panels, easy and context: bars of three blocks at four sizes, each the difference from no attention with a 95 % interval; most intervals hold zero",
+show(fig, alt="Two panels, easy and context: points of three blocks at four sizes, each the difference from no attention with a 95 % interval; most intervals hold zero",
      digest="mAP50 in easy at " + ", ".join(f"{s} px {min(v):.2f} to {max(v):.2f}" for s, v in
                                    zip(sizes, zip(*(at_sizes(block, "easy") for block in tried["blocks"])))))
 
@@ -961,7 +961,7 @@ for r in found:
 # figure: each switch minus the published form
 seen = [r["block"] for r in found if r["low"] > 0 or r["high"] < 0]
 show(trial.figure(switches, against="tssa"),
-     alt="A bar for each switch and for no attention, the mean difference in mAP50 from the published TSSA: all at or below zero, all intervals hold zero",
+     alt="A point for each switch and for no attention, the mean difference in mAP50 from the published TSSA: all at or below zero, all intervals hold zero",
      digest=f"{len(seen)} of {len(found)} intervals exclude zero: {', '.join(seen) or 'none'}; means from {min(r['mean'] for r in found):+.3f} "
             f"to {max(r['mean'] for r in found):+.3f}")
 
