@@ -46,6 +46,10 @@ EXERCISES = [
             "you took the length of the shadow; the energy is its square.": lambda w, eta: _memberships(
                 w, eta, power=1
             ),
+            "a mean over the coordinates: the energy is the sum of their squares.": lambda w, eta: _memberships(
+                w, eta * w.shape[-1]
+            ),
+            "η is squared: it stands in (6.1) as it is, like a variance.": lambda w, eta: _memberships(w, eta**2),
             "the temperature is missing: divide the energy by 2η.": lambda w, eta: _memberships(w, 0.5),
             "you multiplied by 2η; a higher temperature makes memberships softer.": lambda w, eta: _memberships(
                 w, 1 / (4 * eta)

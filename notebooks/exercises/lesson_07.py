@@ -22,14 +22,20 @@ def _split(x, W, theta):
     return (x @ W.T).reshape(len(x), len(theta), -1).transpose(0, 1)  # (K, N, p)
 
 
-def _parts(x, W, theta, *, over=1, axis=0, divided=True, mean=False, raw=True, use_theta=True):
+def _cut_across(x, W, theta):
+    return (x @ W.T).reshape(len(theta), len(x), -1)  # the right shape, with tokens and heads mixed up
+
+
+def _parts(
+    x, W, theta, *, over=1, axis=0, divided=True, mean=False, raw=True, use_theta=True, split=_split, sums=False
+):
     """w, Pi and D of (7.1) to (7.3), with one piece at a time replaced."""
-    w = _split(x, W, theta)
+    w = split(x, W, theta)
     share = w**2 / (w**2).sum(over, keepdim=True)
     logits = (share if divided else w**2).sum(-1)
     Pi = ((theta if use_theta else 1.0) * logits).softmax(axis)  # (K, N)
     total = (Pi[..., None] * (w**2 if raw else share)).sum(1)
-    return w, Pi, 1 / (1 + total / (len(x) if mean else Pi.sum(1, keepdim=True)))
+    return w, Pi, 1 / (1 + total / (1 if sums else len(x) if mean else Pi.sum(1, keepdim=True)))
 
 
 def _join(y):
@@ -70,6 +76,15 @@ EXERCISES = [
             "you divided the moments by the number of tokens; they are means over a head's members, n_k = Σ_j π_jk.": lambda *a: (
                 _layer(*a, mean=True)
             ),
+            "the moments are not divided by anything: they are means over a head's members, n_k = Σ_j π_jk.": lambda *a: (
+                _layer(*a, sums=True)
+            ),
+            "heads and tokens are mixed up: reshape to (N, K, p) first, then bring the heads to the front.": lambda *a: (
+                _layer(*a, split=_cut_across)
+            ),
+            "the projection is transposed: row tokens are multiplied by W.T.": lambda x, W, theta, O: _layer(
+                x, W.T, theta, O
+            ),
             "the memberships are missing in the output: each head moves a token by its share π_jk.": _without_Pi,
             "the output map is transposed: row tokens are multiplied by O.T.": lambda x, W, theta, O: _layer(
                 x, W, theta, O.T
@@ -106,14 +121,20 @@ EXERCISES = [
         inputs=[(20, 8, 2), (20, 8, 1), (1, 8, 4), (400, 128, 4)],
         right=lambda n, d, K: min(n * d, 2 * d if K > 1 else d),
         wrong={
-            "with one head Π is 1 whatever the sums are: only the second moments speak.": lambda n, d, K: min(n * d, 2 * d),
-            "n tokens cannot tell more than their n·d numbers.": lambda n, d, K: 2 * d if K > 1 else d,
-            "two things to think of: Π of one head is constant, and n tokens have n·d numbers only.": lambda n, d, K: 2 * d,
-            "you counted the second moments; the sums of squares in the memberships speak as well.": lambda n, d, K: min(
-                n * d, d
+            "with one head Π is 1 whatever the sums are: only the second moments speak.": lambda n, d, K: min(
+                n * d, 2 * d
             ),
-            "K heads of width p have Kp = d coordinates together, not K·d.": lambda n, d, K: min(n * d, 2 * K * d),
-            "one number for each pair of tokens is what softmax attention compares; TSSA hears sums.": lambda n, d, K: n * n,
+            "n tokens cannot tell more than their n·d numbers.": lambda n, d, K: 2 * d if K > 1 else d,
+            "two things to think of: Π of one head is constant, and n tokens have n·d numbers only.": lambda n, d, K: (
+                2 * d
+            ),
+            "you counted the second moments; the sums of squares in the memberships speak as well.": lambda n, d, K: (
+                min(n * d, d)
+            ),
+            "K heads of width p have Kp = d coordinates together, not K·d.": lambda n, d, K: 2 * K * d,
+            "one number for each pair of tokens is what softmax attention compares; TSSA hears sums.": lambda n, d, K: (
+                n * n
+            ),
         },
     ),
     Exercise(

@@ -48,6 +48,9 @@ EXERCISES = [
             "second moments are means, not sums: adding them counts every token twice.": lambda n_a, s_a, n_b, s_b: (
                 s_a + s_b
             ),
+            "these are sums of squares; a second moment is a mean: divide by the mass of both.": lambda n_a, s_a, n_b, s_b: (
+                n_a * s_a + n_b * s_b
+            ),
             "weighted by the other piece's mass.": lambda n_a, s_a, n_b, s_b: (n_b * s_a + n_a * s_b) / (n_a + n_b),
         },
     ),

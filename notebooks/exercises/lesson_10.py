@@ -69,6 +69,7 @@ EXERCISES = [
         right=table,
         wrong={
             "float32 takes 4 bytes; you counted numbers, not bytes": lambda *a: table(*a, each=1),
+            "a MiB is 2**20 bytes, not 10**6": lambda *a: table(*a) * 2**20 / 1e6,
             "a table has n × n entries, and n is already the square of side/stride": lambda *a: table(*a, power=1),
             "each head has a table of its own": lambda side, stride, heads: table(side, stride, 1),
         },
