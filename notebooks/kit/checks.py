@@ -13,7 +13,7 @@ import torch
 EXACT = 1e-10  # the same number by two routes: round-off of a few hundred operations
 DIFFERENCES = 1e-6  # against central differences: step 1e-5 leaves 1e-10, cancellation about 1e-9
 REACHED = 1e-4  # what an iteration should have reached
-LIMIT = 1e-2  # a statement about a limit, looked at near the limit
+LIMIT = 1e-3  # a statement about a limit, looked at near the limit
 NUDGE = 0.01  # every check must notice its right-hand side wrong by this fraction
 
 
