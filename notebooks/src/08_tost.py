@@ -149,7 +149,7 @@ show(fig, alt="Eight handwritten digits from the held-out images, eight by eight
 # Together they are a certificate: if every $\gamma$ is positive and $\gamma_{\max} \lVert U \rVert_2^2\max\pi \le 2$, the block compresses. Memberships are at most 1, so if even $\gamma_{\max} \lVert U \rVert_2^2 \le 2$, one need not look at a single token.
 
 # %% tags=["hide-input"]
-# check of (8.3): forty random tied layers at the largest steps; tight where one head mirrors a round set of tokens at the origin
+# check of (8.3): forty random tied layers at the largest steps; tight where two heads mirror a round set of tokens at the origin
 def curvature(layer, x):
     """max_j ‖A_j‖ of a layer on one set of tokens."""
     Pi, _, D = layer.statistics(x)
@@ -172,9 +172,10 @@ def drawn(seed, d=24, K=3, **switches):
     return TSSA(d, K, tied=True, **switches).requires_grad_(False), torch.randn(1, 20, d)
 
 
-sharp, mirrored = TSSA(2, 1, tied=True, orthonormal=True, mass=0.0).requires_grad_(False), torch.tensor([[[1.0, 0], [-1, 0], [0, 1], [0, -1]]])
+sharp, mirrored = TSSA(4, 2, tied=True, temp=3.0, mass=0.0).requires_grad_(False), torch.cat([torch.eye(4), -torch.eye(4)])[None]
+sharp.qkv.weight.copy_(torch.eye(4))
 check_below("8.3", lambda layer, x, shape: rate(layer, x, largest(layer, x, shape)), lambda layer, x, shape: rate(layer, x),
-            "40 random tied layers at the largest allowed steps", equal=(sharp, mirrored, torch.ones(2)),
+            "40 random tied layers at the largest allowed steps", equal=(sharp, mirrored, torch.full((4,), 0.5)),
             draws=[(*drawn(seed, temp=5.0), torch.rand(24) + 0.1) for seed in range(40)])
 
 # %% tags=["hide-input"]

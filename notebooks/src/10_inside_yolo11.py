@@ -222,18 +222,28 @@ with torch.no_grad():
 # %%
 ours = settle(build("yolo11n-tssa.yaml"), picture, china)
 layer = ours.model[10].m[0].attn
-with torch.no_grad():
+
+def memberships(layer):
     w = layer.project(b)[0]                                                # (K, n, p)
     energy = w ** 2 / (w ** 2).sum(1, keepdim=True)                        # as published: divided by the sum over tokens
-    Pi = (layer.temp * energy.sum(-1)).softmax(0)                          # (K, n), over the heads
+    return w, (layer.temp * energy.sum(-1)).softmax(0)                     # (K, n), over the heads
+
+with torch.no_grad():
+    w, Pi = memberships(layer)
 
 # %% tags=["hide-input"]
-# check of (10.4): loops over tokens and heads, against the layer
+# check of (10.4): loops over tokens and heads, at two temperatures that differ, against the layer; then the moments at θ = 1
+def moments(w, Pi):
+    return torch.stack([sum(Pi[k, j] * w[k, j] ** 2 for j in range(400)) / Pi[k].sum() for k in range(K)])  # (K, p)
+
 with torch.no_grad():
-    s = torch.stack([sum(Pi[k, j] * w[k, j] ** 2 for j in range(400)) / Pi[k].sum() for k in range(K)])
-    y = -Pi[..., None] * w / (1 + s[:, None])                              # (K, n, p)
-    together = y.mT.reshape(b.shape) + layer.pe(w.mT.reshape(b.shape))
-    check("10.4", layer.proj(together), layer(b), "loops over tokens and heads, against the layer of the library", tol=1e-6)
+    sharp = copy.deepcopy(layer)
+    sharp.temp.copy_(torch.tensor([[20.0], [90.0]]))
+    v, chosen = memberships(sharp)
+    y = -chosen[..., None] * v / (1 + moments(v, chosen)[:, None])         # (K, n, p)
+    together = y.mT.reshape(b.shape) + sharp.pe(v.mT.reshape(b.shape))
+    check("10.4", sharp.proj(together), sharp(b), "loops over tokens and heads, against the layer of the library", tol=1e-6)
+    s = moments(w, Pi)
 
 # %% [markdown]
 # The tolerance is wider than elsewhere because the layer adds $10^{-8}$ to $n_k$, as published.
