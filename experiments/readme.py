@@ -115,8 +115,8 @@ def time_rows() -> list[str]:
     sizes = (1600, 6400, 25600)
     return [
         row(
-            f"TSSA against softmax attention (SDPA), forward, width 128, {speed['threads']} CPU thread(s), "
-            f"load {speed['load']:.1f}",
+            "TSSA (eager or compiled, the faster) against softmax attention (SDPA), forward, width 128, "
+            f"{speed['threads']} CPU thread(s), load {speed['load']:.1f}",
             f"{', '.join(map(faster, sizes))} times as fast at 1,600, 6,400, 25,600 tokens",
             "[linear_time.json](data/results/linear_time.json)",
         ),
