@@ -46,7 +46,7 @@ def section(title: str, level: str = "##") -> str:
     )
     if not found:
         raise ValueError(f"expected the heading {level} {title!r} in README.md, found none")
-    return from_top(found[1].strip())
+    return from_top(found[1].strip("\n"))  # a block of code may come first: its indent stays
 
 
 def table(*parts: list[str]) -> str:
