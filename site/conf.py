@@ -68,6 +68,7 @@ html_static_path = [str(Path(__file__).parent / "static"), str(MADE / "static")]
 html_css_files = ["site.css"]
 html_js_files = ["site.js"]
 html_context = {"default_mode": "auto"}  # light or dark, as the reader's system
+html_show_search_summary = False  # it would fetch the pages found, which a browser refuses to a page that is a file
 html_copy_source = html_show_sourcelink = False
 html_theme_options = {
     "navbar_persistent": [],

@@ -138,13 +138,12 @@ def test_every_page_at_two_widths_light_and_dark(browser, site):
     assert not trouble and formulas > 1000, (trouble, formulas)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_two_live_views_answer_the_mouse_in_the_theme_of_the_page(shown, scheme):
-    shown.page.emulate_media(color_scheme=scheme)
+def test_two_live_views_answer_the_mouse_in_the_theme_of_the_page(shown):
     for name, handle, right, up in (("05_tssa_update", "token a", -60, 30), ("01_coding_rate", "token d", 0, 80)):
-        shown.open(f"notebooks/{name}.html")
-        root = shown.page.locator(".tssa-live").first
-        assert root.evaluate("e => getComputedStyle(e).colorScheme") == scheme
+        root = shown.open(f"notebooks/{name}.html").locator(".tssa-live").first
+        for scheme in ("dark", "light"):
+            shown.page.emulate_media(color_scheme=scheme)
+            assert root.evaluate("e => getComputedStyle(e).colorScheme") == scheme
         before, token = says(root), "abcdef".index(handle[-1])
         x, y = root.evaluate(f"e => e.state.tokens[{token}]")
         drag(shown, root.get_by_role("slider", name=handle), right, up)
@@ -152,18 +151,16 @@ def test_two_live_views_answer_the_mouse_in_the_theme_of_the_page(shown, scheme)
         assert (moved[0] - x) * right >= 0 and (moved[1] - y) * up > 0 and says(root) != before
 
 
-def test_the_lens_on_the_front_page_answers_the_mouse(shown):
+def test_the_lens_on_the_front_page_answers_the_mouse_in_the_theme_of_the_page(shown):
     lens = shown.open("index.html").locator(".tssa-lens")
-    photo = lens.locator(".photo")
-    photo.scroll_into_view_if_needed()
-    photo.hover(position={"x": 40, "y": 40})
-    token = lens.get_attribute("data-token")
-    photo.hover(position={"x": 200, "y": 120})
-    assert lens.get_attribute("data-token") != token
-    lens.locator(".tile").last.click()
-    head = lens.get_attribute("data-head")
-    lens.locator(".tile").first.click()
-    assert lens.get_attribute("data-head") != head
+    seen = []
+    for scheme, place in (("light", {"x": 40, "y": 60}), ("dark", {"x": 200, "y": 120})):
+        shown.page.emulate_media(color_scheme=scheme)
+        lens.locator(".photo").click(position=place)
+        lens.locator(".tile").nth(len(seen)).click()
+        paper = lens.locator(".lens").evaluate("e => getComputedStyle(e).backgroundColor")
+        seen.append((lens.get_attribute("data-token"), lens.get_attribute("data-head"), paper))
+    assert all(light != dark for light, dark in zip(*seen)), seen
 
 
 def test_a_reference_to_an_equation_shows_it_and_leads_there(shown):
