@@ -33,7 +33,7 @@ doctor.report()
 # ## 0.1 Look first
 #
 # This is a detector of blood cells that comes with the project, with TSSA at three levels of YOLO11, and a picture that it was not trained on. Point at the picture: the lens shows to which
-# **head** each token (a cell of the map, here 8 × 8 pixels) belongs. That share is its **membership** $\pi$. The bars are the **gates** $D$ of that head: how much of each coordinate the layer takes away.
+# **head** each token (a cell of the layer's map: 8 × 8 pixels at *stride* 8) belongs. That share is its **membership** $\pi$. The bars are the **gates** $D$ of that head: which share of each coordinate the layer takes away.
 #
 # **Try:** choose head 3 at stride 8 and point at the large violet cell. **Predict**, before you press "off": how many of the 15 boxes will stay when that layer is silent?
 
@@ -56,7 +56,8 @@ silent = next(run["says"] for run in lens.data["runs"] if run["key"] == "all")
 show(views.overview(lens.look), alt=lens.data["alt"], digest=silent)
 
 # %% [markdown]
-# Two things are true at once. One head holds the white blood cell, learned from boxes alone, and its gates are low: what it holds is kept. And with every TSSA layer silent nearly all boxes stay:
+# Two things are true at once. One head holds the white blood cell, learned from boxes alone, and its gates are low: what it holds is kept. (A gate is a share. The map of what is taken away shows
+# amounts, and isn't dark on the cell, because its tokens are long.) And with every TSSA layer silent the boxes stay, as the line under the figure counts:
 # this detector's convolutions do not need it here. **A map that looks right is no evidence.** The series measures both, and asks when attention is needed.
 
 # %% [markdown]
@@ -120,8 +121,8 @@ eps2, (n, d) = 0.1, six.shape
 #
 # *(0.1) Definition. The coding rate: what a token of this cloud costs — Ma et al. 2007 · `rates.coding_rate`*
 #
-# **Step 2 (lesson 2). Groups are cheaper.** Give each group a code of its own, made for its own second moment
-# $S_k$. What is saved, $\Delta R = R - R_c$, is large when each group is flat and the groups point in different
+# **Step 2 (lesson 2). Groups are cheaper.** Group $k$ holds $n_k = \sum_j \pi_{jk}$ of the $n$ tokens. Give it a code of its own, made for
+# its own second moment $S_k$. What is saved, $\Delta R = R - R_c$, is large when each group is flat and the groups point in different
 # directions. That is a good arrangement of tokens, and no label was needed to say so.
 #
 # $$
@@ -161,7 +162,7 @@ check_below("0.3", R_c.expand(200), bound, "R_c against the bound in 200 random 
 
 # %% [markdown]
 # **Step 5 (lesson 5). The gradient of the bound is the layer.** The tokens enter the bound only through the statistics $s_{ki}$:
-# second moments of the tokens, one for each group and direction. Its gradient, with $\Pi$ held fixed, is TSSA:
+# second moments of the tokens, one for each group and direction. A step of length $t$ against its gradient, with $\Pi$ held fixed, is TSSA:
 #
 # $$
 # Z^{+} = Z - t \sum_{k=1}^{K} U_k D_k U_k^\top Z\, \mathrm{Diag}(\pi_k), \qquad D_k = \mathrm{Diag}\left(\frac{c}{1 + c\, s_{ki}}\right)_{i} \tag{0.4}
@@ -182,8 +183,8 @@ check("0.4", six + tssa.tssa_update(six, Pi, V, eps2, t), six - t * n * Z.grad, 
 
 # %% [markdown]
 # How long may a step be? Lesson 5 proves that every $t$ between 0 and $2\varepsilon^2/d$ lowers the bound, for any tokens, as long as $\Pi$
-# is held fixed and the frames are orthonormal, and that 2 is the best constant. In the layer's own units, with the output map tied to the
-# frames: `x + γ·TSSA(x)` goes downhill for $0 < \gamma < 2$. Lessons 5 and 7 show what is left without these conditions.
+# is held fixed and the frames are orthonormal, and that 2 is the best constant. In the layer's own units, $\gamma = ct$, with the output map tied to
+# the frames: `x + γ·TSSA(x)` goes downhill for $0 < \gamma < 2$. Lessons 5 and 7 show what is left without these conditions.
 
 # %%
 price = [rates.variational_rate(six, Pi, U, eps2)]
@@ -203,7 +204,7 @@ show(fig, alt="Left, six tokens scattered around two axes; right, the same token
 
 # %% [markdown]
 # The tokens were pressed onto the two axes: what stuck out of a group's direction was taken for noise and is gone, what
-# lay along it lost little.
+# lay along it is kept for the most part.
 #
 # **Step 6 (lesson 6). Who belongs where.** Until here $\Pi$ was given. If tokens come from a mixture of
 # subspaces, the probability that token $j$ came from subspace $k$ grows with its energy there,
