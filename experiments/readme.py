@@ -60,7 +60,17 @@ def lesson_map() -> list[str]:
 # ---- what is measured --------------------------------------------------------------------------------------------
 def measured() -> list[str]:
     """The table of figures, each with the file that it is read from."""
-    parts = (ledger_rows, ready_rows, use_rows, capacity_rows, trial_rows, time_rows, placement_rows, tost_rows)
+    parts = (
+        ledger_rows,
+        ready_rows,
+        use_rows,
+        recipe_rows,
+        capacity_rows,
+        trial_rows,
+        time_rows,
+        placement_rows,
+        tost_rows,
+    )
     return [row("what", "figure", "from"), "|---|---|---|", *(line for part in parts for line in part())]
 
 
@@ -218,6 +228,26 @@ def use_rows() -> list[str]:
             "[use.json](data/results/use.json)",
         )
     ]
+
+
+def recipe_rows() -> list[str]:
+    """The recipe that looks beside Ultralytics' default, once it is measured."""
+    if not (RESULTS / "recipes.json").is_file():
+        return []
+    rows, lines = results("recipes")["rows"], []
+    for name in dict.fromkeys(r["set"] for r in rows):
+        of = {(r["recipe"], r["seed"]): r for r in rows if r["set"] == name}
+        seeds = sorted({seed for _, seed in of})
+        found = {recipe: [of[recipe, seed]["mAP50"] for seed in seeds] for recipe in ("default", "auto")}
+        apart = ", ".join(f"{a - b:+.3f}" for a, b in zip(found["auto"], found["default"]))
+        asked = of["auto", seeds[0]]["asked"]
+        what = (
+            f"{name}: the recipe that looks (`auto`) beside Ultralytics' default, mAP50 after {asked['epochs']} epochs "
+            f"at {asked['imgsz']} px from scratch, {len(seeds)} seeds"
+        )
+        figure = f"{mean(found['auto']):.3f} against {mean(found['default']):.3f}; differences {apart}"
+        lines.append(row(what, figure, "[recipes.json](data/results/recipes.json)"))
+    return lines
 
 
 def capacity_rows() -> list[str]:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 from torch import nn
 
@@ -89,14 +88,12 @@ def auto(data: str | Path, model: YOLO | None = None, weights: Any = None, **giv
         choose("the customary ones", **{key: FULL[key] for key in ("optimizer", "lr0", "momentum")})
     if any(len(name) == 1 or {"left", "right"} & set(name.lower().split()) for name in map(str, names)):
         choose("classes that a mirror would change, by their names", fliplr=0.0)
-    if count * side**2 * 3 < psutil.virtual_memory().available / 4:
-        choose("they fit into memory", cache="ram")
     choose(machine, device=list(range(gpus)) if gpus else "cpu", amp=bool(gpus))
     says = [f"recipe auto: {count:,} pictures of {longest:.0f} px, boxes from {smallest:.1%} of a side, on {machine}"]
     says += [f"  {what}: {reason}" for what, reason in why.items()]
     if model and isinstance(model.model, nn.Module):
         minutes = steps * _seconds(model.model, side, max(1, batch // max(1, gpus))) * 1.3 / 60
-        says.append(f"about {minutes:.0f} minutes; any setting may be given in place of these, e.g. epochs=10")
+        says.append(f"about {minutes:.1f} minutes; any setting may be given in place of these, e.g. epochs=10")
     LOGGER.info("\n".join(says))
     return {**given, **chosen}
 
