@@ -20,7 +20,7 @@
 #
 # **Before this:** [lesson 5](05_tssa_update.ipynb) (the update) and [lesson 7](07_the_layer.ipynb) (the layer).
 #
-# **Time:** about 36 minutes to read, 60 seconds to run on two CPU cores; with Going deeper about 12 minutes more.
+# **Time:** about 36 minutes to read, 60 seconds to run on two CPU cores; with Going deeper about 20 minutes more.
 
 # %%
 import torch
@@ -663,12 +663,147 @@ def step_by_step(w, temp):
 agree(step_by_step, tssa.token_update, w, temp, mass=0.0)
 
 # %% [markdown]
+# ### The same on a GPU
+#
+# Read this without a GPU: what it says is counted, and measured times are shown where a card was measured.
+#
+# A GPU computes faster than it fetches. An H100 fetches 3.35 TB a second from its memory and does 33.5 trillion multiply–adds in float32 in
+# that second, by its data sheet (SXM, outside of the matrix units): ten for each byte. The update between the two linear maps does about eight
+# for each *number* of its tokens. So memory is its limit, and its time is its bytes over 3.35 TB/s, at best. How many bytes does it
+# move? In units of the projected tokens, which have $nd$ numbers of $b$ bytes:
+
+# %%
+def bytes_of(f, *inputs):
+    with torch.no_grad(), cost.Moved() as count:
+        f(*inputs)
+    return count.moved
+
+def journeys(dtype, n=1600, d=256, K=8):
+    """How often the bytes of the tokens travel between processor and memory: published order, term by term."""
+    layer, temp = tssa.TSSA(d, K).to(dtype), torch.ones(K, 1, dtype=torch.float32)
+    x, w = torch.randn(1, n, d, dtype=dtype), torch.randn(1, K, n, d // K, dtype=dtype)
+    published = bytes_of(lambda x: cost.published(layer, x), x) - bytes_of(lambda x: cost.floor(layer, x), x)
+    return {"published order": published / x.nbytes, "term by term": bytes_of(tssa.token_update, w, temp) / x.nbytes}
+
+made = {name: journeys(dtype) for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16))}
+for name, times in made.items():
+    print(f"{name:8}:", ", ".join(f"{form} {t:.1f} times" for form, t in times.items()))
+
+# %% [markdown]
+# Half precision, in which networks are trained, should take half the time. Term by term it takes more: squares overflow in float16 (lesson 7), so
+# the tokens are widened to float32, and each widened tensor is written to memory and read again. (The published order does not widen, and
+# overflows.)
+#
+# What is the least? The gates need all memberships, and these need all sums of squares. So, unless the tokens fit into a cache, each must be read
+# three times, and the update written once. *Fusing* reaches that: take a tile of tokens, do with it all that can be done, keep sums, forget
+# the rest. Widening then costs nothing, because it happens where the arithmetic is. Between two readings only the sums of section 9.3 remain.
+#
+# $$
+# \text{bytes moved} = (3 + 1)\, b\, n\, d \tag{9.14}
+# $$
+#
+# *(9.14) Checked. The update in tiles: three reads and one write, the sums left out — this series · `tssa.TSSA.in_kernels`*
+
+# %%
+moved = []                                                                 # bytes, as they are read and written
+
+def fetch(w, at):
+    moved.append(w[..., at, :].nbytes)
+    return w[..., at, :]
+
+def in_tiles(w, temp, tile=64):
+    """−π D w of projected tokens (…, K, N, p), one tile after the other."""
+    tiles = [slice(j, min(j + tile, w.shape[-2])) for j in range(0, w.shape[-2], tile)]
+    size = sum((fetch(w, at) ** 2).sum(-2) for at in tiles)                # (…, K, p), the first reading
+    a, total, n, y = (temp / size)[..., None, :], 0.0, 0.0, torch.empty_like(w)
+    for at in tiles:                                                       # the second reading
+        w2 = fetch(w, at) ** 2
+        Pi = (a * w2).sum(-1).softmax(-2)                                  # (…, K, tile), over the heads
+        total, n = total + (Pi[..., None] * w2).sum(-2), n + Pi.sum(-1)    # (…, K, p), (…, K)
+    D = (n[..., None] / (n[..., None] + total))[..., None, :]              # (…, K, 1, p), (9.7)
+    for at in tiles:                                                       # the third reading, and the writing
+        w_at = fetch(w, at)
+        y[..., at, :] = -(a * w_at ** 2).sum(-1).softmax(-2)[..., None] * D * w_at
+        moved.append(w_at.nbytes)
+    return y
+
+# %% tags=["hide-input"]
+# check of (9.14): bytes that the update moves in tiles, which give the library's update
+counted = []
+for (K, N, p), dtype in (((4, 600, 32), torch.float64), ((3, 1000, 5), torch.float32), ((1, 50, 7), torch.float64)):
+    moved.clear()
+    in_tiles(torch.randn(2, K, N, p, dtype=dtype), torch.ones(K, 1, dtype=dtype))
+    counted.append((sum(moved), 4 * dtype.itemsize * 2 * N * K * p))       # two pictures
+check("9.14", *torch.tensor(counted, dtype=torch.float64).T, "bytes, three sizes, float64 and float32")
+agree(in_tiles, tssa.token_update, torch.randn(2, 3, 600, 5), torch.ones(3, 1), mass=0.0)
+
+# %% [markdown]
+# `fused.py` is this in [Triton](https://triton-lang.org), a language for such kernels that looks like PyTorch. A *kernel* is a function of which a GPU
+# runs thousands of copies at once, called programs. Here is the second reading. `tl.program_id` says which program this is: which picture it has,
+# and at which tile it begins. `tl.load` fetches a tile, wherever its numbers lie in memory, with zeros where nothing is there. From then on all is arithmetic in
+# registers. At the end each program leaves its own sums, which are added up afterwards, always in one order. The three kernels of the
+# backward pass are made alike: of the tokens they keep nothing but $w$, as it is.
+
+# %% tags=["hide-input"]
+# the kernel of the second reading, from the library's file
+import ast
+from pathlib import Path
+
+text = Path(tssa.__file__).with_name("fused.py").read_text(encoding="utf-8")
+functions = {f.name: f for f in ast.parse(text).body if isinstance(f, ast.FunctionDef)}
+shown = ["@triton.jit\n" + ast.get_source_segment(text, functions[name]) for name in ("_memberships", "_moments")]
+display(Markdown("```python\n" + "\n\n".join(shown) + "\n```"))
+
+# %% [markdown]
+# On the roofline of (9.10) a form's place is known before it is measured: its multiply–adds are eight for each number, its bytes are counted above.
+# Under the slope, twice the intensity is half the time.
+#
+# **Predict:** by which factor could the kernels beat the published order in bfloat16, between the linear maps? And could better arithmetic help?
+#
+# <details><summary>Answer</summary>
+#
+# By the bytes: 16.3 / 4, four times. No: the corner of the roof is at ten multiply–adds a byte, and the best form has one.
+#
+# </details>
+
+# %% tags=["hide-input"]
+# figure: where the forms of the update stand under an H100's roof, by their bytes
+bandwidth, peak, each = 3.35e12, 33.5e12, 8                                # bytes and multiply–adds a second; multiply–adds a number
+grid = [10 ** (i / 25) for i in range(-40, 51)]
+(ax,) = plots.row(1, 7.5, 4.4)
+fig = plots.lines(grid, {"the card's limits": [min(peak, bandwidth * x) / 1e12 for x in grid]}, xscale="log", yscale="log", ax=ax,
+                  title="The update under an H100's roof, by counted bytes", xlabel="multiply–adds for each byte moved",
+                  ylabel="trillion multiply–adds per second")
+at_most = {}
+for i, (name, b) in enumerate((("float32", 4), ("bfloat16", 2))):
+    for j, (form, times) in enumerate({**made[name], "kernels": 4}.items()):
+        x = each / (b * times)
+        at_most[form, name] = 1e3 * times * b * 16 * 25600 * 256 / bandwidth  # milliseconds for 16 pictures of 25,600 tokens
+        ax.plot(x, bandwidth * x / 1e12, "os^"[j], color=plots.COLORS[i + 1], markersize=9, linestyle="none", label=f"{form}, {name}")
+ax.legend(fontsize=8, loc="lower right")
+show(fig, alt="A roof that rises to ten multiply–adds a byte and is level from there. Six points on its slope: term by term in bfloat16 lowest, then the "
+              "published order and term by term in float32, the kernels in float32 and, highest, in bfloat16, still far left of the corner",
+     digest="; ".join(f"{form}, {name}: {t:.2f} ms at best" for (form, name), t in at_most.items()))
+
+# %% [markdown]
+# These are bounds, for 16 pictures of 25,600 tokens of width 256. What a card really does:
+
+# %% tags=["hide-input"]
+# the run that is committed, if there is one
+from kit import results_linear_time_gpu as on_gpu
+
+found = on_gpu.load()
+display(Markdown(on_gpu.markdown(found) if found else
+                 f"No card has been measured yet. `{on_gpu.COMMAND}` does it, in five minutes on an NVIDIA GPU; then this lesson, built again, shows it."))
+
+# %% [markdown]
 # ## Sources
 #
 # - Z. Wu et al.: *Token Statistics Transformer*, 2024: the operator and the published layer that is the reference here.
 # - A. Vaswani et al.: *Attention is all you need*, 2017. S. Wang et al.: *Linformer*, 2020. Y. Xiong et al.: *Nyströmformer*, 2021.
 #   I. Beltagy et al.: *Longformer*, 2020. A. El-Nouby et al.: *XCiT*, 2021. Y. Yu et al.: *White-box transformers*, 2023.
 # - S. Williams, A. Waterman, D. Patterson: *Roofline: an insightful visual performance model*, Communications of the ACM 52(4), 2009.
+# - NVIDIA: *H100 Tensor Core GPU data sheet*, 2023: the limits of the card. P. Tillet et al.: *Triton*, MAPL 2019: the language of the kernels.
 # - S. Arora et al.: *Zoology: measuring and improving recall in efficient language models*, 2023: associative recall as a test.
 #
 # [◀ previous](08_tost.ipynb) · [contents](00_start_here.ipynb) · [next ▶](10_inside_yolo11.ipynb)
