@@ -16,7 +16,8 @@ strides are multiples of 16 and for N that fill no tile: never for each N. Impor
 `fast.kernels_run` asks. The formulas are those of `core` (Wu et al. 2024), the derivatives those of `fast`.
 """
 
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -46,11 +47,12 @@ def fused_update(
     first or channels first; only one with gaps is copied. Second derivatives are those of `token_update`.
     """
     switches = Switches(normalize, c, mass, detach_memberships)
-    if torch.empty_like(w, device="meta").stride() != w.stride():
+    if _has_gaps(w):
         w = w.contiguous()
     far = sum((n - 1) * step for n, step in zip(w.shape[1:], w.stride()[1:]))  # a picture's last number
-    if w.numel() == 0 or len(w) > LARGEST_GRID or far >= 2**31 or _tile(w)[1] * _tile(w)[2] > 2 * TILE:
-        return token_update(w, temp, **switches._asdict())  # no tokens, or more than a grid, int32 or registers hold
+    too_large = len(w) > LARGEST_GRID or far >= 2**31  # for a grid, for int32
+    if w.numel() == 0 or too_large or _plan(w).heads * _plan(w).width > 2 * TILE:  # or for the registers
+        return token_update(w, temp, **switches._asdict())
     return _FusedUpdate.apply(w, temp, switches)
 
 
@@ -262,30 +264,49 @@ def _statistics_dtype(w: Tensor) -> torch.dtype:
     return torch.float64 if w.dtype == torch.float64 else torch.float32
 
 
+class Plan(NamedTuple):
+    """How a picture's tokens are shared out: programs, and the tokens, heads and width of a tile."""
+
+    programs: int
+    tokens: int
+    heads: int
+    width: int
+
+
+def _plan(w: Tensor) -> Plan:
+    return _planned(w.shape, TILE, PROGRAMS)
+
+
+@lru_cache(maxsize=1024)  # on small maps a launch takes longer than the kernel
+def _planned(shape: torch.Size, tile: int, programs: int) -> Plan:
+    B, K, N, p = shape
+    heads, width = triton.next_power_of_2(K), triton.next_power_of_2(p)
+    tokens = max(1, min(tile // (heads * width), triton.next_power_of_2(N)))
+    tiles = triton.cdiv(N, tokens)
+    return Plan(triton.cdiv(tiles, triton.cdiv(B * tiles, programs)), tokens, heads, width)
+
+
+def _has_gaps(w: Tensor) -> bool:
+    """Whether w takes more, or less, room in memory than its numbers."""
+    dense = 1
+    for step, n in sorted(zip(w.stride(), w.shape)):
+        if n > 1 and step != dense:
+            return True
+        dense *= n
+    return False
+
+
 def _sums(kernel: Any, w: Tensor, tensors: list[Tensor], shapes: list[torch.Size]) -> list[Tensor]:
     """What a kernel sums up over the tokens, (B, *shape) each: one partial sum for each program, then one for all."""
-    partial = [w.new_empty(len(w), _programs(w), *shape, dtype=_statistics_dtype(w)) for shape in shapes]
+    partial = [w.new_empty(len(w), _plan(w).programs, *shape, dtype=_statistics_dtype(w)) for shape in shapes]
     _launch(kernel, w, *tensors, *partial)
     return [t.sum(1) for t in partial]
-
-
-def _tile(w: Tensor) -> tuple[int, int, int]:
-    """Tokens, heads and width of a tile, powers of two."""
-    _, K, N, p = w.shape
-    heads, width = triton.next_power_of_2(K), triton.next_power_of_2(p)
-    return max(1, min(TILE // (heads * width), triton.next_power_of_2(N))), heads, width
-
-
-def _programs(w: Tensor) -> int:
-    """How many programs share the tokens of one picture."""
-    tiles = triton.cdiv(w.shape[2], _tile(w)[0])
-    return triton.cdiv(tiles, triton.cdiv(len(w) * tiles, PROGRAMS))
 
 
 def _launch(kernel: Any, w: Tensor, *tensors: Tensor, **flags: bool) -> None:
     """Run a kernel over all tokens; whatever has as many numbers as w lies in memory as w does."""
     (B, K, N, p), (b_stride, k_stride, n_stride, i_stride) = w.shape, w.stride()
-    tokens, heads, width = _tile(w)
+    programs, tokens, heads, width = _plan(w)
     sizes = dict(K=K, p=p, TOKENS=tokens, HEADS=heads, WIDTH=width)
     with torch.cuda.device_of(w):
-        kernel[_programs(w), B](*tensors, N, b_stride, n_stride, k_stride, i_stride, **flags, **sizes, num_warps=WARPS)
+        kernel[programs, B](*tensors, N, b_stride, n_stride, k_stride, i_stride, **flags, **sizes, num_warps=WARPS)

@@ -185,7 +185,7 @@ def test_tokens_are_read_three_times_and_written_once(normalize, reads, small, m
     monkeypatch.setattr(builder, "create_masked_load", counting_load)
     monkeypatch.setattr(builder, "create_masked_store", counting_store)
     w, temp = projected(2, 3, 40, 5), temperature(3)
-    y, n, programs = fused_update(w, temp, normalize=normalize), w.numel(), 2 * fused._programs(w)
+    y, n, programs = fused_update(w, temp, normalize=normalize), w.numel(), 2 * fused._plan(w).programs
     sums = programs * 15  # K p numbers for each program
     assert moved["read"] == reads * n + 3 * sums, "weights of the squares twice, gates once"
     assert moved["written"] == n + sums + programs * 3 + (sums if reads == 3 else 0)
