@@ -762,7 +762,7 @@ display(Markdown("```python\n" + "\n\n".join(shown) + "\n```"))
 #
 # <details><summary>Answer</summary>
 #
-# By the bytes: 16.3 / 4, four times. No: the corner of the roof is at ten multiply–adds a byte, and the best form has one.
+# By the bytes: its journeys, counted above, over four, so about four times. No: the corner of the roof is at ten multiply–adds a byte, and the best form has one.
 #
 # </details>
 
