@@ -35,7 +35,7 @@ MUTANTS = [
     ("tssa_lib/rates.py", "torch.log1p(c * s) - D * s", "torch.log1p(c * s)", f"{L}test_variational.py"),
     ("tssa_lib/rates.py", "- math.log1p(K / eps2) / K)", "- math.log1p(K / eps2))", f"{L}test_rates.py"),
     # the detector
-    ("tssa_lib/yolo.py", "f + (f >= at)", "f + (f > at)", f"{L}test_verbs.py"),
+    ("tssa_lib/registry.py", "f + (f >= at)", "f + (f > at)", f"{L}test_verbs.py"),
     ("tssa_lib/silence.py", "found.gates.roll(1, 0)", "found.gates.roll(0, 0)", f"{L}test_silence.py"),
     (
         "tssa_lib/silence.py",

@@ -1,7 +1,7 @@
 """The blocks that stand in YOLO11's attention slot: TSSA (lesson 10), and its control without attention.
 
 `C2TSSA` is Ultralytics' `C2PSA` with Token Statistics Self-Attention in it (Wu et al. 2024; lesson 7). Importing this
-file registers the blocks with Ultralytics (`yolo.register`), so that a checkpoint which holds one can be trained on.
+file registers the blocks with Ultralytics (`registry`), so that a checkpoint which holds one can be trained on.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from tssa_lib import quiet  # noqa: F401  (before ultralytics)
 
 # isort: split
 from tssa_lib.fast import fast_tssa, kernels_run
+from tssa_lib.registry import BLOCKS
 from tssa_lib.tssa import TokenStatistics
 
 from ultralytics.nn.modules import C2PSA, Conv
+from ultralytics.utils.callbacks.base import default_callbacks
 
 
 class TSSAttention(TokenStatistics):
@@ -135,23 +137,10 @@ class C2Plain(C2PSA):
             block.attn = Values(self.c)
 
 
-def carry(ours: C2PSA, theirs: C2PSA) -> bool:
-    """Put the weights of a stock block into ours, all but `temp`; False when sizes differ."""
-    state, own = theirs.state_dict(), ours.state_dict()
-    for j, stock in enumerate(inner.attn for inner in theirs.m):
-        width = 2 * stock.key_dim + stock.head_dim  # rows of one head: query, key, value
-        rows = torch.arange(stock.num_heads * width).view(stock.num_heads, width)
-        values = rows[:, 2 * stock.key_dim :].flatten()  # (C,), the value rows, head by head
-        for name in [n for n in state if n.startswith(f"m.{j}.attn.qkv.") and state[n].ndim]:
-            state[name] = state[name][values]
-    alone = tuple(f"m.{j}.attn.proj." for j, inner in enumerate(ours.m) if getattr(inner.attn, "tied", False))
-    state, own = ({k: v for k, v in d.items() if not k.startswith(alone)} for d in (state, own))
-    fits = {k: v.shape for k, v in state.items()} == {k: v.shape for k, v in own.items() if ".temp" not in k}
-    if fits:
-        ours.load_state_dict(state, strict=False)
-    return fits
+def _import_us(trainer) -> None:
+    """Nothing. Ultralytics ships callbacks to its multi-GPU workers by name, which imports this file."""
 
 
-BLOCKS: dict[str, type[C2PSA]] = {"C2TSSA": C2TSSA, "C2Plain": C2Plain}  # what a row of a model YAML may name
-
-import tssa_lib.yolo  # noqa: E402, F401  (registers them: unpickling a checkpoint imports this file alone)
+BLOCKS.update(C2TSSA=C2TSSA, C2Plain=C2Plain)
+torch.serialization.add_safe_globals([TSSAttention, Values, C2TSSA, C2Plain])
+default_callbacks["on_pretrain_routine_start"].append(_import_us)

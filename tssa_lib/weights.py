@@ -23,9 +23,14 @@ import torch
 from torch import nn
 
 from tssa_lib import paths
-from tssa_lib.blocks import BLOCKS, C2TSSA, carry
-from tssa_lib.yolo import C2PSA, LOGGER, YOLO, engine, tasks
+from tssa_lib.blocks import C2TSSA
+from tssa_lib.registry import BLOCKS, carry
 
+from ultralytics import YOLO
+from ultralytics.cfg import DEFAULT_CFG_DICT
+from ultralytics.nn import tasks
+from ultralytics.nn.modules import C2PSA
+from ultralytics.utils import LOGGER
 from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
 
 KEYS = ("plan", "names", "imgsz", "state_dict")  # of the dictionary that `keep` writes
@@ -128,7 +133,7 @@ def _build(kept: dict[str, Any], file: Path) -> YOLO:
     model = YOLO(f"yolo11{plan.get('scale') or 'n'}-tssa.yaml")  # for its settings; the network is replaced
     given = {"model": str(file), "task": "detect", "imgsz": kept["imgsz"]}
     network.names, network.task, network.pt_path = names, "detect", str(file)  # exports are written beside the file
-    network.args = {**engine.DEFAULT_CFG_DICT, **given}
+    network.args = {**DEFAULT_CFG_DICT, **given}
     model.model = network.eval()
     model.overrides = given
     model.ckpt = {"model": network}  # so that `train` goes on from these weights

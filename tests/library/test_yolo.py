@@ -334,7 +334,7 @@ def test_a_multi_gpu_worker_comes_to_know_the_block(tmp_path, ours, monkeypatch)
     places = [line for line in loading.splitlines() if "sys.path" in line]  # may hold any name, ours included
     assert "tssa" not in "".join(set(loading.splitlines()) - set(places)) and "torch_load" in loading
     seen = python(
-        loading + "    import sys; print('tssa_lib.yolo' in sys.modules)\n"
+        loading + "    import sys; print('tssa_lib.blocks' in sys.modules)\n"
         "    from ultralytics.nn.tasks import DetectionModel\n"
         "    print(type(DetectionModel(state['model'], verbose=False).model[10]).__name__)",
         tmp_path,
