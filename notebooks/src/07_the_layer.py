@@ -38,7 +38,7 @@ torch.manual_seed(0)
 torch.set_default_dtype(torch.float64)
 
 # %% [markdown]
-# ## 7.1 The layer in five lines
+# ## 7.1 The layer in three formulas
 #
 # The layer takes token rows and multiplies them by one matrix, whose slices are the heads' $U_k^\top$. It squares the result, makes memberships of the squares, averages them into second moments and turns those into gates. The gated tokens go through an output matrix with slices $O_k$, which the layer learns freely. Token $j$ receives
 #
