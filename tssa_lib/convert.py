@@ -112,7 +112,10 @@ def _coco(data: Path) -> list[tuple[Path, dict[str, Any]]]:
     """The files that hold boxes in COCO's form, and what is in them."""
     found = []
     for file in sorted(data.rglob("*.json")) if data.is_dir() else [data]:
-        held = json.loads(file.read_text(encoding="utf-8"))
+        try:
+            held = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError:  # no JSON, whatever it is called
+            continue
         if isinstance(held, dict) and {"images", "annotations", "categories"} <= held.keys():
             found.append((file, held))
     if not data.is_dir() and not found:

@@ -150,6 +150,9 @@ def test_what_is_no_data_set_is_said(tmp_path):
     picture(tmp_path / "a.png")
     with pytest.raises(ValueError, match=r"expected YOLO labels, COCO JSON or VOC XML .* a.png is sought at .*a.txt"):
         as_yaml(tmp_path)
+    (tmp_path / "broken.json").write_text("{")
+    with pytest.raises(ValueError, match="expected YOLO labels"):
+        as_yaml(tmp_path)
     (tmp_path / "notes.json").write_text("[1]")
     with pytest.raises(ValueError, match="expected images, annotations and categories in .*notes.json"):
         as_yaml(tmp_path / "notes.json")
