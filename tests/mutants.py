@@ -1,4 +1,4 @@
-"""Thirty small lies, told to the library one at a time: do the tests notice? Not a part of the test run.
+"""Thirty-two small lies, told to the library one at a time: do the tests notice? Not a part of the test run.
 
     python tests/mutants.py             every mutant: some ten minutes on two idle cores
     python tests/mutants.py 3 17        these alone
@@ -83,11 +83,11 @@ MUTANTS = [
         f"{L}test_plots.py",
     ),
     # data and training
-    ("tssa_lib/dataset.py", 'not path.name.startswith(".")', "True", f"{L}test_dataset.py"),
+    ("tssa_lib/convert.py", 'not path.name.startswith(".")', "True", f"{L}test_dataset.py"),
     (
         "tssa_lib/dataset.py",
-        "raise FileNotFoundError(path)  # Ultralytics then",
-        "return {} and None  # Ultralytics then",
+        '"load_dataset_cache_file", none)',
+        '"load_dataset_cache_file", ultralytics_dataset.load_dataset_cache_file)',
         f"{L}test_dataset.py",
     ),
     (
@@ -100,8 +100,8 @@ MUTANTS = [
     ("tssa_lib/train.py", "save_dir=str(folder))", "save_dir=None)", f"{L}test_stopped.py"),
     (
         "tssa_lib/train.py",
-        "{name: float(totals[key]) for key, name in METRICS.items()}, per_class",
-        "{name: float(totals[key]) for key, name in zip(list(METRICS)[::-1], METRICS.values())}, {}",
+        "name[1]: float(totals[key])",
+        'name[1]: float(totals[key.replace("precision", "recall")])',
         f"{L}test_train.py",
     ),
     # the kit

@@ -352,8 +352,8 @@ def is_mistake(error: BaseException) -> bool:
         return True
     frames = traceback.extract_tb(error.__traceback__)
     last = Path(frames[-1].filename).as_posix() if frames else ""
-    checking = ("ultralytics/cfg/__init__.py", "ultralytics/utils/checks.py", "ultralytics/data/utils.py")
-    return last.endswith((*checking, "ultralytics/engine/exporter.py"))
+    checking = ("cfg/__init__.py", "utils/checks.py", "data/utils.py", "data/dataset.py", "engine/exporter.py")
+    return last.endswith(tuple(f"ultralytics/{file}" for file in (*checking, "models/yolo/pose/train.py")))
 
 
 if __name__ == "__main__":

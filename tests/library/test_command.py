@@ -11,6 +11,7 @@ from tssa_lib import train as training
 from tssa_lib.scenes import SceneSpec, make_scenes
 
 TINY = SceneSpec(train=8, val=2, size=64, digits=(1, 2))
+QUICK = ("--recipe", "scenes", "imgsz=64", "epochs=1")
 
 
 def shell(*words: str, cwd: Path) -> subprocess.CompletedProcess:
@@ -163,10 +164,13 @@ def test_the_help_shows_every_verb_and_examples(capsys):
         (["export", "--model", "yolo11n-tssa.yaml", "--format", "rknn"], "expected an export with float32"),
         (["resume", "nowhere"], "expected the checkpoint of an interrupted training"),
         (["val", "--model", "nowhere.pt", "--data", "VOC.yaml"], "nowhere.pt"),
+        (["train", "--data", "{boxes}", "--model", "yolo11n-tssa-seg.yaml", *QUICK], "Segment dataset requires"),
+        (["train", "--data", "{boxes}", "--model", "yolo11n-tssa-pose.yaml", *QUICK], "No `kpt_shape`"),
     ],
 )
-def test_bad_input_is_one_line(words, said, capsys, tmp_path, monkeypatch):
+def test_bad_input_is_one_line(words, said, capsys, tmp_path, monkeypatch, data):
     monkeypatch.chdir(tmp_path)
-    assert command.main(words) == 1
+    monkeypatch.setenv("TSSA_DATA", str(tmp_path))
+    assert command.main([str(data) if word == "{boxes}" else word for word in words]) == 1
     errors = capsys.readouterr().err.strip().splitlines()
     assert errors[-1].startswith("error: ") and said in errors[-1]

@@ -122,6 +122,20 @@ def test_a_run_says_what_came_out(offline, best):
     assert offline["seconds"] > 0 and len(offline["boxes"]) == TINY.val
 
 
+def test_metrics_keep_their_names_and_an_absent_class_has_none(tmp_path):
+    """Ultralytics' own metrics, filled by hand: precision is not recall, AP50 not AP50-95, and no dog was there."""
+    from ultralytics.utils.metrics import DetMetrics
+
+    found = DetMetrics(names={0: "cat", 1: "dog", 2: "bird"})
+    ap = np.linspace([0.6, 0.3], [0.2, 0.1], 10, axis=1)  # (2 classes that occur, 10 thresholds)
+    found.box.update((np.array([0.9, 0.7]), np.array([0.4, 0.2]), np.zeros(2), ap, np.array([0, 2]), *[None] * 5))
+    totals, per_class = training._scores(found)
+    assert totals == pytest.approx({"precision": 0.8, "recall": 0.3, "mAP50": 0.45, "mAP50-95": 0.3})
+    assert per_class == pytest.approx({"cat": 0.6, "bird": 0.3})
+    run = training.Run(tmp_path, totals, per_class, 1.0)
+    assert run.best == tmp_path / "weights" / "best.pt" and run.last == tmp_path / "weights" / "last.pt"
+
+
 def test_watch_sees_every_batch_and_epoch(offline):
     assert offline["seen"] == [[1, 0], [2, 0], [2, 1]]  # 16 images in batches of 8
 
