@@ -272,7 +272,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each kind (default: 3)")
     parser.add_argument("--widths", type=int, nargs="+", choices=list(CELLS), default=list(CELLS))
     parser.add_argument("--folder", type=Path, help="where finished trainings are kept (default: data/runs/capacity)")
-    parser.add_argument("--out", type=Path, help="the JSON (default: data/results/capacity.json)")
+    parser.add_argument("--out", type=record.place, help="the JSON (default: data/results/capacity.json)")
     given = parser.parse_args(words)
     if given.seeds < 1:
         parser.error(f"expected --seeds >= 1, got {given.seeds}")

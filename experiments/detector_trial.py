@@ -344,7 +344,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--device", default="0" if torch.cuda.is_available() else "cpu", help="cpu, or a GPU's number")
     parser.add_argument("--workers", type=int, default=1, help="trainings at a time (default: 1)")
     parser.add_argument("--folder", type=Path, help="of finished steps (default: data/runs/trials/<data's name>)")
-    parser.add_argument("--out", type=Path, help="the JSON (default: trial.json in the folder)")
+    parser.add_argument("--out", type=record.place, help="the JSON (default: trial.json in the folder)")
     parser.add_argument("--so-far", action="store_true", help="read what is finished; train nothing, write nothing")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="of the recipe: any setting of Ultralytics")
     given = parser.parse_args(words)

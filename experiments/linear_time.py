@@ -15,7 +15,6 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -164,7 +163,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument(
         "--out",
-        type=Path,
+        type=record.place,
         help="JSON to write; the picture goes beside it (default: data/results/linear_time.json; quick: data/runs)",
     )
     args = parser.parse_args(argv)

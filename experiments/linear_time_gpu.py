@@ -23,7 +23,6 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -324,7 +323,9 @@ def main(argv: list[str] | None = None) -> None:
     """Measure TSSA on this machine's GPU: the update by Triton's kernels, the layer, whole detectors. Writes a JSON."""
     parser = argparse.ArgumentParser(prog="python -m experiments.linear_time_gpu", description=main.__doc__)
     parser.add_argument("--rehearse", action="store_true", help="tiny sizes on the CPU, kernels interpreted: no result")
-    parser.add_argument("--out", type=Path, help="JSON to write (default: data/results, a rehearsal: data/runs)")
+    parser.add_argument(
+        "--out", type=record.place, help="JSON to write (default: data/results, a rehearsal: data/runs)"
+    )
     args = parser.parse_args(argv)
     if not (args.rehearse or torch.cuda.is_available()):
         parser.error("expected an NVIDIA GPU, found none; --rehearse runs the same steps at tiny sizes without one")

@@ -96,12 +96,18 @@ def main(arguments: list[str] | None = None) -> None:
         "--sizes", type=int, nargs="+", default=list(SIZES), help="sides in pixels (default: 640 1280 1920)"
     )
     parser.add_argument("--places", nargs="+", choices=PLACES, default=list(PLACES), help="default: all three")
-    parser.add_argument("--out", type=Path, default=RESULT, help="the JSON file; sizes that it holds already are kept")
+    parser.add_argument(
+        "--out", type=record.place, default=RESULT, help="the JSON file; sizes that it holds already are kept"
+    )
     parser.add_argument("--threads", type=int, default=1, help="1 is robust on a machine that does other things")
     words = sys.argv[1:] if arguments is None else arguments
     given = parser.parse_args(words)
+    if min(*given.sizes, given.threads * 32) < 32:
+        parser.error(f"expected --sizes of 32 pixels or more and --threads >= 1, got {given.sizes} and {given.threads}")
     torch.set_num_threads(given.threads)
-    measure(given.sizes, given.places, given.out, command=shlex.join(["python", "-m", "tssa_lib.placements", *words]))
+    measure(
+        given.sizes, given.places, given.out, command=shlex.join(["python", "-m", "experiments.placements", *words])
+    )
 
 
 if __name__ == "__main__":

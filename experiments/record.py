@@ -9,6 +9,7 @@ import datetime
 import json
 import os
 import platform
+from argparse import ArgumentTypeError
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,21 @@ def _cpu() -> str:
         else []
     )
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def place(out: str) -> Path:
+    """The argument of `--out`, refused where no file can be written: before anything is measured, not after."""
+    path = Path(out)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(21, "is a directory")
+        probe = path.with_name(f".{path.name}.partial")
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ArgumentTypeError(f"expected a file that can be written, got {out}: {error.strerror}") from error
+    return path
 
 
 def write(path: Path, result: dict[str, Any], *, indent: int = 1) -> Path:

@@ -339,7 +339,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, help=f"of each training (default: {FULL.epochs}, quick: {QUICK.epochs})")
     parser.add_argument("--folder", type=Path, help="where finished trainings are kept (default: data/runs/relations)")
     parser.add_argument(
-        "--out", type=Path, help="the JSON (default: data/results/needs.json, quick: beside the trainings)"
+        "--out", type=record.place, help="the JSON (default: data/results/needs.json, quick: beside the trainings)"
     )
     given = parser.parse_args(words)
     if given.seeds < 1:

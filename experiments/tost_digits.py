@@ -10,7 +10,6 @@ import json
 import platform
 import sys
 import time
-from pathlib import Path
 
 import torch
 from tqdm import tqdm
@@ -26,7 +25,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.tost_digits", description=main.__doc__)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--out", type=record.place, default=RESULT)
     args = parser.parse_args()
     if args.seeds < 1 or args.epochs < 1:
         parser.error(f"expected --seeds and --epochs >= 1, got {args.seeds} and {args.epochs}")

@@ -244,7 +244,7 @@ def main(words: list[str] | None = None) -> None:
     )
     parser.add_argument(
         "--out",
-        type=Path,
+        type=record.place,
         help="the JSON (default: data/results/trial.json or switches.json, quick: data/runs/trial/quick.json)",
     )
     given = parser.parse_args(words)
