@@ -77,11 +77,13 @@ torch.set_default_dtype(torch.float64)
 panels, shares = [], []
 for name in ("flower", "china"):
     photo = photos.sample(name)
-    x, grid = photos.tokens(photo)                                         # (N, 16), rows × columns
+    x, grid = photos.tokens(photo)                                         # (N, 16): the 16 strongest of 192 coordinates
     maps = photos.group(x, K=4).Pi.unflatten(1, grid)                      # (4, rows, columns)
     panels += [photo, plots.group_map(maps.argmax(0)), *maps]
     shares += [f"{name}: {len(x)} tokens, largest group {100 * maps.mean((1, 2)).max():.0f} %"]
 
+# %% tags=["hide-input"]
+# figure: two photographs and their groups
 titles = ["photograph", "strongest group"] + [f"Π of group {k}" for k in (1, 2, 3, 4)]
 show(plots.pictures(panels, 2 * titles, columns=6, size=2.2, unit="membership π", vmin=0, vmax=1),
      alt="Two photographs, a blossom and a pagoda, each with its strongest group by colour and four membership maps: "
@@ -176,7 +178,6 @@ check_below("0.3", R_c.expand(200), bound, "R_c against the bound in 200 random 
 
 # %% tags=["hide-input"]
 # check of (0.4): the update in turned frames, against autograd
-U = torch.eye(2).expand(2, 2, 2)                                           # both groups: the two axes
 V, t, Z = frames[0].flip(-1), eps2 / d, six.clone().requires_grad_()      # V: turned frames, so that U_k and its transpose count
 rates.variational_rate(Z, Pi, V, eps2).backward()
 check("0.4", six + tssa.tssa_update(six, Pi, V, eps2, t), six - t * n * Z.grad, "TSSA in turned frames against autograd", tol=EXACT)
@@ -187,18 +188,21 @@ check("0.4", six + tssa.tssa_update(six, Pi, V, eps2, t), six - t * n * Z.grad, 
 # the frames: `x + γ·TSSA(x)` goes downhill for $0 < \gamma < 2$. Lessons 5 and 7 show what is left without these conditions.
 
 # %%
+U, t = torch.eye(2).expand(2, 2, 2), eps2 / d                              # both groups look along the two axes; γ = 1
 price = [rates.variational_rate(six, Pi, U, eps2)]
 moved = six
 for _ in range(6):
-    moved = moved + tssa.tssa_update(moved, Pi, U, eps2, t)                # γ = 1
+    moved = moved + tssa.tssa_update(moved, Pi, U, eps2, t)
     price.append(rates.variational_rate(moved, Pi, U, eps2))
 
 # %% tags=["hide-input"]
 # figure: the tokens before and after
 before, after = plots.row(2)
 look = dict(directions=torch.eye(2), names="abcdef")
-plots.points(six, [0, 0, 0, 1, 1, 1], title="six tokens", ax=before, **look)
+plots.points(six, [0, 0, 0, 1, 1, 1], arrows=moved - six, title="six tokens, and where they go", ax=before, **look)
 fig = plots.points(moved, [0, 0, 0, 1, 1, 1], title="after six TSSA steps (γ = 1)", ax=after, **look)
+for ax in (before, after):
+    ax.set(xlim=(-2.5, 2.5), ylim=(-2.2, 2.2), adjustable="box")
 show(fig, alt="Left, six tokens scattered around two axes; right, the same tokens after six steps, pressed onto their axes",
      digest="bound in nats at the start and after each step: " + ", ".join(f"{r:.2f}" for r in price))
 
