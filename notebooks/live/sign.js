@@ -50,12 +50,12 @@ function view(root, data) {
 
   const eps2 = slider("precision ε²", {min: low, max: high, step: 0.01, log: true, text: (v) => v.toPrecision(3),
     change: (v) => { state.eps2 = v; render(); }});
-  const pick = choice("stage", {difference: "1 · difference I − βG", softmax: "2 · softmax (MSSA − Z)", built: "3 · as built (MSSA)"},
+  const pick = choice("stage", {difference: "1 · difference I − βG", softmax: "3 · softmax (MSSA − Z)", built: "4 · as built (MSSA)"},
     (key) => { state.stage = key; pick.set(key); render(); });
   const {body, says} = frame(data.title, data.hint, [
     panel("One step (grey: the exact one)", board.node),
     panel("What is left of the direction", graph.node, html("div", {class: "key"}, entry("1 difference", "", tones.difference),
-      entry("2 softmax", "dash", tones.softmax), entry("3 as built", "thin dots", tones.built)))],
+      entry("3 softmax", "dash", tones.softmax), entry("4 as built", "thin dots", tones.built)))],
     [pick.node, eps2.node, html("div", {class: "choice"}, button("start again", () => root.set(first)))]);
 
   function render() {

@@ -389,12 +389,12 @@ show(fig, alt="Four panels with the six tokens and an arrow from each. Exact: al
 # two axes fill the plane.) The layer as built adds the mean instead of moving towards it, and pushes everything
 # outward again.
 #
-# Now move it. Slide $\varepsilon^2$ from coarse to fine with the difference, then switch to the softmax and slide again.
+# Now move it. Slide $\varepsilon^2$ from coarse (10) to fine with the difference, then switch to the softmax and slide again.
 # **Predict:** at which $x$ does an arrow turn around, and does the softmax turn, too?
 
 # %% tags=["hide-input"]
 # view: one step by stage, with the precision as a slider
-live.sign(six, axes, eps2=eps2, groups=[0, 0, 0, 1, 1, 1])
+live.sign(six, axes, eps2=10, groups=[0, 0, 0, 1, 1, 1])
 
 # %% [markdown]
 # What you saw: the difference stretches a direction as soon as its $x$ passes one. The softmax knows no $\varepsilon$ and keeps its
