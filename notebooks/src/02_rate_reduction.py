@@ -530,11 +530,11 @@ gain = (terms["R_c"][0] - terms["R_c"][-1]) / (reduction(path[-1], P, 0.1) - red
 print(f"share of the gain that is compression: {gain:.0%}")
 
 # %% [markdown]
-# Try it on the circle, with six tokens and the step as a slider. Press "climb" at 1 ×, then slide the step up to 4 × and climb
-# again. **Predict:** the curve of ΔR settles in both cases; have the tokens come to rest?
+# Try it on the circle, with six tokens and the step as a slider. Press "climb" at 1 ×, then slide the step up and climb
+# again. **Predict:** somewhere between 2 × and 4 × the tokens no longer come to rest; does the curve of ΔR say where?
 
 # %%
-live.climb()
+live.climb(factor=1)
 
 # %% [markdown]
 # What you saw: up to twice the safe step (the theorem promises one) the groups come to rest at right angles. From about 2.5 × on the curve settles
