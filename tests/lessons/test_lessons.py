@@ -90,7 +90,15 @@ def test_a_label_moves_with_its_equation_and_is_given_to_no_other(tmp_path, monk
 def test_every_check_can_fail():
     """`check` moves its own right-hand side at every call, for every label; here is what it refuses."""
     x = torch.arange(3.0)
+    many = torch.linspace(0, 1, 1000, dtype=torch.float64)
+    one = many.clone()
+    one[7] += 1e-8  # one wrong entry of a thousand, in either direction
     for bad in (
+        lambda: check("1.1", one, many, "one entry"),
+        lambda: check("1.1", many, one, "one entry"),
+        lambda: check_below("1.1", torch.where(one > many, one, many - 1), many, "one draw", equal=(1.0, 1.0)),
+        lambda: check_below("1.1", x, x + 1, "one entry of the equality", equal=(one, many)),
+        lambda: check_below("1.1", x, x + 1, "one entry of the equality", equal=(many, one)),
         lambda: check("1.1", x, x + 1e-3, "off"),
         lambda: check("1.1", x, x, "itself"),
         lambda: check("1.1", x, x + 0, "tolerance too wide", tol=0.5),
