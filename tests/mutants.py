@@ -28,7 +28,7 @@ MUTANTS = [
     ("tssa_lib/core.py", "Pi = Pi.detach() if detach_memberships else Pi", "Pi = Pi", TSSA),
     ("tssa_lib/core.py", "return 2 / torch.linalg", "return 1 / torch.linalg", TSSA),
     ("tssa_lib/fast.py", "return (temp / shape[2] if", "return (temp / shape[1] if", f"{L}test_fast.py"),
-    ("tssa_lib/fast.py", "type(m) is kind and not hooks", "type(m) is kind", f"{L}test_fast.py"),
+    ("tssa_lib/forms.py", "type(m) is kind and not hooks", "type(m) is kind", f"{L}test_fast.py"),
     ("tssa_lib/fused.py", "return tl.where(j < N, e /", "return tl.where(j < N + 1, e /", f"{L}test_fused.py"),
     ("tssa_lib/fused.py", "dPi - tl.sum(Pi * dPi, 1)", "dPi - tl.sum(dPi, 1)", f"{L}test_fused.py"),
     ("tssa_lib/rates.py", "return 8 * N * eps2 / (9 * d)", "return 8 * N * eps2 / (8 * d)", f"{L}test_rates.py"),

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from tssa_lib import quiet  # noqa: F401  (before ultralytics)
 
 # isort: split
-from tssa_lib.fast import fast_tssa, kernels_run
+from tssa_lib.fast import fast_tssa
+from tssa_lib.forms import kernels_run
 from tssa_lib.registry import BLOCKS
 from tssa_lib.tssa import TokenStatistics
 

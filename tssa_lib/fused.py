@@ -13,7 +13,7 @@ alone. Between two kernels these partial sums are added up in one order, so that
 For the backward pass w alone is kept, in its own dtype, and K·p sums. Tiles are padded to powers of two, as Triton
 wants them, and masked. A kernel is compiled once for each dtype, K and p, and a few times more, for whether N and the
 strides are multiples of 16 and for N that fill no tile: never for each N. Import this file where Triton is there;
-`fast.kernels_run` asks. The formulas are those of `core` (Wu et al. 2024), the derivatives those of `fast`.
+`forms.kernels_run` asks. The formulas are those of `core` (Wu et al. 2024), the derivatives those of `fast`.
 """
 
 from functools import lru_cache

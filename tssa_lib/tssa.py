@@ -31,7 +31,8 @@ from tssa_lib.core import (  # noqa: F401  (all of the operator can be had from 
     tssa_literal,
     tssa_update,
 )
-from tssa_lib.fast import fast_tssa, is_plain, kernels_run, supports_fast_path
+from tssa_lib.fast import fast_tssa
+from tssa_lib.forms import is_plain, kernels_run, supports_fast_path
 
 
 class TokenStatistics(nn.Module):

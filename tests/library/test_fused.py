@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch.nn.functional import linear
 
-from tssa_lib import cost, fast, tssa
+from tssa_lib import cost, forms, tssa
 from tssa_lib.core import TINY, join_heads, split_heads, token_update, tssa_literal
 from tssa_lib.tssa import TSSA
 
@@ -206,7 +206,7 @@ def test_the_projected_tokens_alone_are_kept(dtype):
 def as_on_a_gpu(monkeypatch):
     from tssa_lib import blocks
 
-    for module in (fast, tssa, blocks):
+    for module in (forms, tssa, blocks):
         monkeypatch.setattr(module, "kernels_run", lambda device: True)
 
 
@@ -291,13 +291,13 @@ def test_nothing_is_imported_and_nothing_said_on_a_cpu():
 
 
 def test_kernels_that_do_not_run_are_left_alone_with_one_warning(monkeypatch):
-    asked = fast.kernels_run.__wrapped__
+    asked = forms.kernels_run.__wrapped__
     monkeypatch.setattr(fused, "fused_update", lambda *_: 1 / 0)
     with pytest.warns(UserWarning, match="Triton's kernels don't run here, so TSSA takes PyTorch's operations: "):
         assert not asked(torch.device("cuda"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        monkeypatch.setattr(fast, "find_spec", lambda name: None)
+        monkeypatch.setattr(forms, "find_spec", lambda name: None)
         assert not asked(torch.device("cuda")) and not asked(torch.device("cpu"))
 
 
