@@ -314,6 +314,24 @@ def test_the_live_curve_draws_one_output_and_describes_it(monkeypatch):
     assert curve.describe(history) == "a training: training loss from 9.0 to 7.0; mAP50 by epoch 0.50"
 
 
+def test_the_live_curve_draws_each_number_under_its_name(monkeypatch):
+    from tssa_lib import plots
+
+    kept, row = [], plots.row
+    monkeypatch.setattr(plots, "row", lambda *sizes: kept.extend(row(*sizes)) or kept)
+    history = History(epochs=2, batches=[(0.5, 9.0), (1.5, 7.0)])
+    history.rows += [{"epoch": 1, "mAP50": 0.5, "mAP50-95": 0.3}, {"epoch": 2, "mAP50": 0.6, "mAP50-95": 0.4}]
+    LiveCurve("a training", goal=0.8)._draw(history)
+    drawn = [{line.get_label(): [*map(list, line.get_data())] for line in ax.get_lines()} for ax in kept]
+    assert list(drawn[0].values()) == [[[0.5, 1.5], [9.0, 8.0]]], "the loss, smoothed"
+    assert drawn[1]["mAP50"] == [[1, 2], [0.5, 0.6]] and drawn[1]["mAP50-95"] == [[1, 2], [0.3, 0.4]]
+    assert any(set(points[1]) == {0.8} for points in drawn[1].values()), "the goal"
+
+
+def test_digits_are_not_mirrored():
+    assert SCENES["fliplr"] == SCENES["mosaic"] == 0.0 and "flipud" not in SCENES
+
+
 def test_the_examples_in_the_docstrings_run(tmp_path, monkeypatch):
     monkeypatch.setenv("TSSA_DATA", str(tmp_path))
     package = Path(training.__file__).parent
