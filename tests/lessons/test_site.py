@@ -14,18 +14,22 @@ pytest.importorskip("sphinx", reason="no Sphinx to build the site with: it needs
 SITE = ROOT / "site"
 WIDTHS = (390, 1280)
 
-FOUND = """() => {
-  const page = document.documentElement, article = document.querySelector("main").cloneNode(true);
-  for (const e of article.querySelectorAll("pre, code, script, style, mjx-container, .tssa-live")) e.remove();
-  const maths = [...document.querySelectorAll("main .math")];
+READ = """() => {
+  const text = document.querySelector("main").cloneNode(true), maths = [...document.querySelectorAll("main .math")];
+  for (const e of text.querySelectorAll("pre, code, script, style, img, mjx-container, .tssa-live")) e.remove();
   return {
-    beyond: page.scrollWidth - page.clientWidth,
-    raw: maths.filter(e => !e.querySelector("mjx-container")).map(e => e.textContent)
-      .concat(article.textContent.match(/\\\\[()[\\]]|\\$[^$\\n]+\\$|\\\\(?:tag|frac|mathrm)/g) ?? []),
-    wrong: [...document.querySelectorAll("[data-mjx-error]")].map(e => e.dataset.mjxError),
-    theme: page.dataset.theme, paper: getComputedStyle(document.body).backgroundColor,
     formulas: maths.length,
+    raw: maths.filter(e => !e.querySelector("mjx-container")).map(e => e.textContent)
+      .concat(text.textContent.match(/\\\\[()[\\]]|\\$[^$\\n]+\\$|\\\\(?:tag|frac|mathrm)/g) ?? []),
+    wrong: [...document.querySelectorAll("[data-mjx-error]")].map(e => e.dataset.mjxError),
   };
+}"""
+DRAWN = """() => {
+  const page = document.documentElement, paper = getComputedStyle(document.body).backgroundColor;
+  const light = paper.match(/\\d+/g).slice(0, 3).reduce((sum, v) => sum + Number(v), 0) > 384;
+  const wide = [page, ...document.querySelectorAll("main, .bd-article-container, .bd-article")];
+  const beyond = Math.max(...wide.map(e => e.scrollWidth - e.clientWidth));
+  return {beyond, theme: page.dataset.theme, paper: light ? "light" : "dark"};
 }"""
 
 
@@ -115,27 +119,25 @@ def test_what_leads_nowhere_fails_the_build(tmp_path):
 
 
 # ---- in the browser ------------------------------------------------------------------------------------------------
-def test_every_page_at_two_widths_light_and_dark(browser, site):
+def test_every_page_at_two_widths_light_and_dark(shown, site):
     trouble, formulas = {}, 0
     for name in pages(site):
-        shown = Page(browser, site)
         page = shown.open(name)
+        read = page.evaluate(READ)
+        formulas += read["formulas"]
+        shown.trouble += [f"{key}: {read[key]}" for key in ("raw", "wrong") if read[key]]
         for scheme in ("light", "dark"):
             page.emulate_media(color_scheme=scheme)
             for width in WIDTHS:
                 page.set_viewport_size({"width": width, "height": 844})
-                seen = page.evaluate(FOUND)
-                shown.trouble += [f"{width} px, {scheme}: {key} {seen[key]}" for key in ("raw", "wrong") if seen[key]]
-                if seen["beyond"] > 0:
-                    shown.trouble.append(f"{width} px, {scheme}: {seen['beyond']} px beyond the window")
-                lightness = sum(map(int, re.findall(r"\d+", seen["paper"])[:3]))
-                if seen["theme"] != scheme or (lightness > 384) != (scheme == "light"):
-                    shown.trouble.append(f"{width} px, {scheme}: {seen['theme']} on {seen['paper']}")
-        formulas += seen["formulas"]
-        page.close()
+                drawn = page.evaluate(DRAWN)
+                if drawn != {"beyond": 0, "theme": scheme, "paper": scheme}:
+                    shown.trouble.append(f"{width} px, {scheme}: {drawn}")
         if shown.trouble:
-            trouble[name] = shown.trouble
-    assert not trouble and formulas > 1000, (trouble, formulas)
+            trouble[name] = shown.trouble.copy()
+            shown.trouble.clear()
+    assert not trouble, trouble
+    assert formulas > 1000, f"expected the formulas of all lessons, got {formulas}"
 
 
 def test_two_live_views_answer_the_mouse_in_the_theme_of_the_page(shown):
