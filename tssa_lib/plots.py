@@ -311,9 +311,11 @@ def detections(
     boxes: Sequence[Any],
     labels: Sequence[Sequence[str]],
     titles: Sequence[str],
+    columns: int = 4,
+    size: float = 2.0,
 ) -> Figure:
     """Images (H, W, 3) with their boxes (n, 4), x0 y0 x1 y1 in pixels, and a label at each box."""
-    figure = pictures(images, titles, size=2.0)
+    figure = pictures(images, titles, columns=columns, size=size)
     for ax, corners, words in zip(figure.axes, boxes, labels):
         for (x0, y0, x1, y1), word in zip(_np(corners), words):
             ax.add_patch(Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, color="#F0E442", linewidth=1.5))

@@ -1,7 +1,7 @@
 """Digit scenes: a small, real detection data set that needs no network.
 
 Real 8x8 handwritten digits (scikit-learn's copy of the UCI set, 1,797 of them) are drawn large
-over crops of real photographs. Lesson 12 trains on them; `data/README.md` gives sources and
+over crops of real photographs. The fair trial trains on them; `data/README.md` gives sources and
 licences. Everything is integer arithmetic on frozen random streams, written as BMP (no
 compressor), so a specification makes the same bytes on every machine.
 
