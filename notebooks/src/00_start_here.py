@@ -240,7 +240,7 @@ show(fig, alt="Left, six tokens scattered around two axes; right, the same token
 # | [8 · ToST, trained](08_tost.ipynb) | a classifier of digits, layer by layer | 30 min | 60 s |
 # | [9 · Linear time](09_linear_time.ipynb) | cost against nine rivals, counted and measured | 36 min | 60 s |
 # | [10 · Inside YOLO11](10_inside_yolo11.ipynb) | where attention lives, C2TSSA in its place, a fair trial | 43 min | 60 s |
-# | [12 · Train YOLO with TSSA](12_train_tssa_yolo.ipynb) | train, look, measure, export | 47 min | 330 s |
+# | [12 · Train YOLO with TSSA](12_train_tssa_yolo.ipynb) | blood cells: train, look, measure, export; your own data | 45 min | 300 s |
 #
 # How the lessons keep themselves honest: each displayed equation is either a definition or **checked** by a cell
 # that prints a line with a tick, the largest error and what was allowed; a check that would not notice one side moved by 2 % counts as

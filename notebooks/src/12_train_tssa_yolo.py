@@ -193,6 +193,8 @@ def by_ultralytics(right, m):                                              # the
 
 
 average_precision = mine("12b", my_average_precision, by_ultralytics)
+
+# %%
 print(f"the typed picture: AP {average_precision(right, len(truth)):.2f}")
 
 # %% [markdown]
