@@ -31,6 +31,7 @@ Checkpoints and YAMLs of strangers run no code here; a checkpoint that asks for 
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import re
 import sys
@@ -305,6 +306,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(words: list[str] | None = None) -> int:
     words = sys.argv[1:] if words is None else words
+    for stream in (sys.stdout, sys.stderr):  # a terminal without our letters gets them spelled out
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     if words[:1] == ["yolo"]:
         yolo(words[1:])
         return 0
