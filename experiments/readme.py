@@ -7,9 +7,12 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import nbformat
 
+from kit import results_cells as cells
+from kit import results_needs as needs
 from kit.places import NOTEBOOKS, RESULTS
 from kit.places import ROOT as REPO
 from kit.results_trial import compare
@@ -62,11 +65,12 @@ def measured() -> list[str]:
     """The table of figures, each with the file that it is read from."""
     parts = (
         ledger_rows,
-        ready_rows,
-        use_rows,
-        recipe_rows,
+        needs_rows,
         capacity_rows,
+        blood_rows,
         trial_rows,
+        ready_rows,
+        recipe_rows,
         time_rows,
         placement_rows,
         tost_rows,
@@ -81,31 +85,64 @@ def ledger_rows() -> list[str]:
     return [row("numbered equations, of them checked at every run", f"{total}, {checked}", link)]
 
 
-def trial_rows() -> list[str]:
-    trial, again, switches = (results(name) for name in ("trial", "again", "switches"))
-    form, lines = trial["form"], []
-    for difficulty in form["difficulties"]:
+def needs_rows() -> list[str]:
+    asked = results("needs")
+    rows, lines = asked["rows"], []
+    networks = {"local": "a detector whose convolutions see a part of the scene", "yolo11n": "YOLO11n itself"}
+    for network, says in networks.items():
+        only = {"task": "rare", "network": network}
+        level = needs.interval(list(needs.by_block(rows, **only)["none"].values()))[0]
+        blocks = [b for b in needs.by_block(rows, **only) if b != "none"]
+        each = ", ".join(f"{b} {cells.interval(needs.paired(rows, b, 'none', **only))}" for b in blocks)
+        silenced = needs.left(rows, "TSSA improved", "silenced", **only)
         what = (
-            f"the fair trial, {difficulty}: mAP50 over {form['seeds']} seeds, {form['epochs']} epochs of "
-            f"{form['train']} scenes at {form['size']} px, difference from no attention, 95 % interval"
+            f"which colour is rare? {says}: mAP50, {len(needs.by_block(rows, **only)['none'])} seeds, difference "
+            "from no attention, 95 % interval"
         )
-        lines.append(
-            row(what, _differences(trial["rows"], difficulty, "none"), "[trial.json](data/results/trial.json)")
-        )
-    new = _differences(again["rows"], "easy", "none")
-    one = _differences(switches["rows"], "easy", "tssa")
+        told = f"{level:.2f} without attention; {each}; TSSA improved, trained and then silenced: {mean(silenced):.2f}"
+        lines.append(row(what, told, "[needs.json](data/results/needs.json)"))
+    return lines
+
+
+def blood_rows() -> list[str]:
+    blood = results("blood_cells")
+    each = ", ".join(f"{d['arm']} {cells.interval(d)}" for d in cells.differences(blood))
+    used = ", ".join(
+        f"{d['arm']} {cells.interval(d)}" for d in cells.use_differences(blood) if d["intervention"] == "silenced"
+    )
+    seeds = cells.differences(blood)[0]["seeds"]
+    link = "[blood_cells.json](data/results/blood_cells.json)"
     return [
-        *lines,
-        row("easy again, with seeds 5 to 9 alone", new, "[again.json](data/results/again.json)"),
-        row("one switch of TSSA at a time, easy", one, "[switches.json](data/results/switches.json)"),
+        row(
+            f"blood cells, test pictures: mAP50, {seeds} seeds, difference from no attention at the same places",
+            each,
+            link,
+        ),
+        row("the same detectors silenced, minus untouched, validation pictures", used, link),
     ]
 
 
-def _differences(rows: list[dict], difficulty: str, against: str) -> str:
-    found = [r for r in compare(rows, "mAP50", against) if r["difficulty"] == difficulty and r["block"] != "none"]
-    level = f"{found[0]['level']:.3f} {'without attention' if against == 'none' else 'published'}"
-    each = (f"{r['block']} {r['mean']:+.3f} [{r['low']:+.3f}, {r['high']:+.3f}]" for r in found)
-    return f"{level}; {', '.join(each)}"
+def trial_rows() -> list[str]:
+    trial, again, switches = (results(name) for name in ("trial", "again", "switches"))
+    form = trial["form"]
+    tried = compare(trial["rows"]) + compare(again["rows"])
+    turned = [r for r in compare(switches["rows"], "mAP50", "tssa") if r["block"] != "none"]
+
+    def seen(rows: list[dict]) -> str:
+        return f"{sum(r['low'] > 0 or r['high'] < 0 for r in rows)} of {len(rows)}"
+
+    what = (
+        f"the fair trial: attention in YOLO11n against none on digit scenes of {form['size']} px, "
+        f"{form['seeds']} seeds; intervals that exclude zero"
+    )
+    return [
+        row(what, seen(tried), "[trial.json](data/results/trial.json), [again.json](data/results/again.json)"),
+        row(
+            "one switch of TSSA at a time against the published form",
+            seen(turned),
+            "[switches.json](data/results/switches.json)",
+        ),
+    ]
 
 
 def time_rows() -> list[str]:
@@ -217,19 +254,6 @@ def ready_rows() -> list[str]:
     ]
 
 
-def use_rows() -> list[str]:
-    rows = [r for r in results("use")["rows"] if r["detector"] == "blood cells, ready"]
-    found = {r["intervention"]: r["mAP50"] for r in rows}
-    changed = ", ".join(f"{name} {value:.3f}" for name, value in found.items() if name)
-    return [
-        row(
-            "the same detector with its TSSA changed, on the validation pictures (one training)",
-            f"mAP50 {found[None]:.3f} as it is; {changed}",
-            "[use.json](data/results/use.json)",
-        )
-    ]
-
-
 def recipe_rows() -> list[str]:
     """The recipe that looks beside Ultralytics' default, once it is measured."""
     if not (RESULTS / "recipes.json").is_file():
@@ -281,9 +305,16 @@ def written() -> str:
     return text
 
 
+def answers() -> Path:
+    """The answers in one figure, drawn from the committed results."""
+    figure = needs.answers_figure(*(results(name) for name in ("needs", "capacity", "linear_time")))
+    figure.savefig(RESULTS / "answers.png", dpi=110, metadata={"Software": None})
+    return RESULTS / "answers.png"
+
+
 def main() -> None:
     (REPO / "README.md").write_text(written(), encoding="utf-8")
-    sys.stdout.write("wrote README.md\n")
+    sys.stdout.write(f"wrote README.md and {answers().relative_to(REPO)}\n")
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@
     python -m experiments.relations              all trainings that are not there yet, then the results
     python -m experiments.relations --assemble   the results from the trainings that are there
 
-The tasks are those of `experiments.drawn`; the blocks those of `experiments.slot`. A *local* detector (three strided
-convolutions, the block, Detect at stride 8) can't see two discs at once, so *rare* and *cue* ask the block; the other
+The tasks are those of `kit.drawn`; the blocks those of `experiments.slot`. A *local* detector (three strided
+convolutions, the block, Detect at stride 8) sees less than the scene, so *rare* and *cue* ask the block; the other
 networks give the convolutions more context, step by step, up to YOLO11n's. Everything else is equal: the scenes and
 their order, the recipe (`RECIPE`), the start of what the blocks have in common, the last epoch's weights.
 
@@ -14,9 +14,6 @@ row a training: {task, network, block, seed, mAP50, per_class, receptive_field, 
 mAP50 by class and `interventions` holds the same two for each intervention of `tssa_lib.silence`. `use.json` has a row
 a measurement, and may hold rows of other detectors as well:
 {detector, task, block, seed, intervention, mAP50, per_class}, where intervention None is the detector as trained.
-
-`needs_pilot.json` and `use_pilot.json` are a pilot of 12 epochs (`--epochs 12`), on a crowded machine, stopped early.
-It decides nothing: in most of its trainings discs of some colours are not found at all yet, whatever the block.
 """
 
 from __future__ import annotations
@@ -36,13 +33,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from experiments import record
-from experiments.drawn import DrawnSpec, chance, make_drawn
+from experiments import detectors, record
 from experiments.slot import BLOCKS, row
+from kit.drawn import DrawnSpec, chance, make_drawn
 from tssa_lib.paths import data_dir
 from tssa_lib.scenes import digest
 from tssa_lib.silence import INTERVENTIONS, intervene, tssa_layers
-from tssa_lib.train import SCENES, train, validate
+from tssa_lib.train import SCENES, validate
 from tssa_lib.yolo import YAML, YOLO
 
 # The same for every task, network and block. Colours are the question, so none is changed; a scene is never cut. Biases
@@ -171,37 +168,27 @@ def one(
 ) -> dict[str, Any]:
     """Train and measure one detector; what it gave is kept in `folder`, and read from there the next time."""
     name = f"{task}-{network}-{block.replace(' ', '-')}-{seed}"
-    kept = folder / f"{name}.json"
     asked = {"task": task, "network": network, "block": block, "seed": seed}
     asked |= {"scenes": asdict(spec(task, form)), "plan": plan(network, block), "recipe": RECIPE, "epochs": form.epochs}
-    asked = json.loads(json.dumps(asked))
-    if kept.is_file() and (found := json.loads(kept.read_text(encoding="utf-8")))["asked"] == asked:
+
+    def make() -> dict[str, Any]:
+        data, size = make_drawn(spec(task, form)), spec(task, form).size
+        settings = {**RECIPE, "imgsz": size, "epochs": form.epochs, "seed": seed, "device": device}
+        last, took = detectors.trained(plan(network, block), data, folder / name, **settings)
+        model = YOLO(str(last))
+        found = {
+            **measure(model, data, size, device),
+            "interventions": {w: measure(model, data, size, device, w) for w in INTERVENTIONS if tssa_layers(model)},
+            "receptive_field": receptive_field(network),
+            "parameters": took["parameters"],
+            "seconds": took["seconds"],
+            "processor_seconds": took["processor seconds"],
+            "data": digest(data.parent),
+        }
+        shutil.rmtree(folder / name)
         return found
-    data = make_drawn(spec(task, form))
-    run_folder = folder / name
-    shutil.rmtree(run_folder, ignore_errors=True)  # of a training that was stopped
-    model = build(network, block, run_folder)
-    size = spec(task, form).size
-    processor = time.process_time()
-    settings = {**RECIPE, "imgsz": size, "epochs": form.epochs, "seed": seed, "device": device, "val": False}
-    run = train(data, model, folder=run_folder / "run", quiet=True, **settings)
-    processor = time.process_time() - processor
-    last = YOLO(str(run.last))  # the last epoch's, for all alike: choosing the best epoch would flatter
-    found = {
-        **measure(last, data, size, device),
-        "interventions": {what: measure(last, data, size, device, what) for what in INTERVENTIONS if tssa_layers(last)},
-        "receptive_field": receptive_field(network),
-        "parameters": sum(p.numel() for p in last.model.parameters()),
-        "seconds": round(run.seconds, 1),
-        "processor_seconds": round(processor, 1),
-        "data": digest(data.parent),
-        "asked": asked,
-    }
-    partial = kept.with_suffix(".partial")
-    partial.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    partial.replace(kept)
-    shutil.rmtree(run_folder)
-    return found
+
+    return detectors.kept(folder / f"{name}.json", asked, make)
 
 
 def measure(model: YOLO, data: Path, size: int, device: str = "cpu", what: str | None = None) -> dict[str, Any]:

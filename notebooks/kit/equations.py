@@ -25,7 +25,11 @@ CAPTION = re.compile(r"^\*\((\d+\.\d+)\) (Definition|Checked)\. (.+?) — (.+?)(
 CALL = re.compile(r"""\bcheck(?:_below)?\(\s*["'](\d+\.\d+)["']""")
 PRINTED = re.compile(r"^✓ \((\d+\.\d+)\) .*largest error (\S+) ≤ (\S+)", re.M)
 DISPLAY = re.compile(r"^\$\$\n(.*?)\n\$\$$", re.S | re.M)
-MOVED = {"11.1": 12, "11.2": 12}  # a label, and the lesson to which its equation moved: no other gets that label
+MOVED = {
+    "10.8": 11,
+    "11.1": 12,
+    "11.2": 12,
+}  # a label, and the lesson to which its equation moved: no other gets that label
 
 
 @dataclass(frozen=True)

@@ -157,9 +157,7 @@ def figure(found: dict[str, Any]):
         ax.plot(d["mean"], at, "o", color=plots.COLORS[0])
     ax.axvline(0, color="0.35", linestyle="--", linewidth=1.2)
     ax.set_yticks(range(len(rows)), [d["arm"] for d in rows])
-    ax.set(
-        ylim=(len(rows) - 0.5, -0.5), xlabel=f"mAP50 minus that of {rows[0]['against']}, {last_split(found)} pictures"
-    )
+    ax.set(ylim=(len(rows) - 0.5, -0.5), xlabel=f"mAP50 minus that of no attention, {last_split(found)} pictures")
     ax.set_title(f"What attention buys: {rows[0]['seeds']} seeds, 95 % intervals", fontsize=10)
     ax.grid(axis="x", alpha=0.25)
     return ax.figure

@@ -11,11 +11,11 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from kit.drawn import HARD
 from kit.places import RESULTS
 from kit.results_trial import difference
 from tssa_lib import plots
 
-HARD = {"own": "warm", "rare": "rare", "cue": "same", "twin": "twin"}  # the class whose precision is looked at
 LOOKS = {  # colour-blind safe, with a second cue: colour, dash, marker
     "none": ("#000000", ":", "o"),
     "SE": ("#CC79A7", (0, (5, 1, 1, 1, 1, 1)), "v"),
@@ -147,28 +147,35 @@ def tasks_figure(results: dict[str, Any], network: str = "local") -> Figure:
 
 
 def ladder_figure(results: dict[str, Any], task: str = "rare") -> Figure:
-    """Average precision of the hard class against the receptive field of the network, one line a block."""
+    """Average precision of the hard class against the receptive field of the network: a line a block, one silenced."""
     rows = [r for r in results["rows"] if r["task"] == task]
     fields = dict(sorted(((r["network"], r["receptive_field"]) for r in rows), key=lambda x: x[1]))
     ax = plots.row(1, 7.6, 4.2)[0]
     blocks = [b for b in LOOKS if len({r["network"] for r in rows if r["block"] == b}) > 1]
-    for i, block in enumerate(blocks):
+    asked = [(block, False) for block in blocks] + [(b, True) for b in blocks if b.startswith("TSSA")]
+    for i, (block, silenced) in enumerate(asked):
         colour, dash, marker = LOOKS[block]
-        shift = 1.018 ** (i - (len(blocks) - 1) / 2)  # side by side, else the intervals hide each other
+        dash, face = ((0, (1, 2)), "white") if silenced else (dash, colour)
+        shift = 1.018 ** (i - (len(asked) - 1) / 2)  # side by side, else the intervals hide each other
         points = []
         for network, field in fields.items():
             found = list(by_block(rows, "hard", network=network).get(block, {}).values())
+            if silenced:
+                found = left(rows, block, "silenced", "hard", network=network)
             if found:
                 mean, half = interval(found)
                 points.append((field * shift, mean, 0 if math.isnan(half) else half))
                 ax.plot([field * shift] * len(found), found, marker, color=colour, alpha=0.3, markersize=4)
         x, y, half = zip(*points)
-        ax.errorbar(x, y, half, color=colour, linestyle=dash, marker=marker, capsize=3, label=block)
+        name = f"{block}, then silenced" if silenced else block
+        ax.errorbar(
+            x, y, half, color=colour, linestyle=dash, marker=marker, markerfacecolor=face, capsize=3, label=name
+        )
     side = results["scenes"][task]["size"]
     ax.axhline(results["chance"][task][HARD[task]], color="0.4", linestyle=":", linewidth=1.2, label="chance")
     ax.axvline(2 * side - 1, color="0.6", linewidth=1)
     said = "from here on every\nplace sees the whole scene"
-    ax.annotate(said, (2 * side - 1, 0.02), xytext=(5, 0), textcoords="offset points", fontsize=8, color="0.3")
+    ax.annotate(said, (2 * side - 1, 0.01), xytext=(5, 0), textcoords="offset points", fontsize=8, color="0.3")
     ax.set_xscale("log")
     names, before = [], 0.0
     for name, field in fields.items():  # neighbours that stand close have their names on two levels
@@ -183,7 +190,7 @@ def ladder_figure(results: dict[str, Any], task: str = "rare") -> Figure:
         ylim=(0, 1.04),
     )
     ax.grid(alpha=0.25)
-    ax.legend(fontsize=9, loc="center right")
+    ax.legend(fontsize=8, ncols=5, loc="lower center", bbox_to_anchor=(0.5, 1.08))
     return ax.figure
 
 
@@ -261,3 +268,54 @@ def use_table(rows: Iterable[dict[str, Any]], metric: str = "mAP50") -> str:
             cells.append(f"{sum(found) / len(found):.2f}" if found else "–")
         lines.append([*key, str(len({r["seed"] for r in group})), *cells])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+# --- the answers in one figure ------------------------------------------------------------------
+
+
+def answers_figure(asked: dict[str, Any], capacity: dict[str, Any], speed: dict[str, Any]) -> Figure:
+    """When a detector needs attention, what token statistics can't tell, and what they cost: three panels.
+
+    asked, capacity: of `load`; speed: data/results/linear_time.json.
+    """
+    axes = plots.row(3, 4.1, 4.0)
+    rows = asked["rows"]
+    bars: dict[str, tuple[str, list[float]]] = {}
+    for network, where in (("local", "sees a part"), ("yolo11n", "YOLO11n")):
+        for block in ("none", "softmax", "TSSA improved"):
+            found = list(by_block(rows, "hard", task="rare", network=network).get(block, {}).values())
+            if found:
+                bars[f"{where}\n{block}"] = (block, found)
+        if network == "local":
+            bars[f"{where}\nTSSA silenced"] = (
+                "TSSA improved",
+                left(rows, "TSSA improved", "silenced", "hard", task="rare", network=network),
+            )
+    _dots(axes[0], bars, asked["chance"]["rare"]["rare"])
+    axes[0].set(title="Needed where the detector sees too little", ylabel="average precision of what is rare")
+    cell = {"task": "twin", "width": 16, "colours": 48}
+    found = {b: (b, list(v.values())) for b, v in by_block(capacity["rows"], "AP", **cell).items()}
+    _dots(axes[1], found, 0.2)
+    axes[1].set(title="Sums, not pairs: find a twin of 48 colours", ylabel="average precision, sets of ten tokens")
+    cells = sorted((r for r in speed["layer"] if r["dim"] == 128 and r["pass"] == "forward"), key=lambda r: r["N"])
+    for name, block in (("softmax (SDPA)", "softmax"), ("fast", "TSSA improved")):
+        colour, dash, marker = LOOKS[block]
+        points = [(r["N"], 1e3 * r["seconds"][name]["median"]) for r in cells if name in r["seconds"]]
+        axes[2].loglog(*zip(*points), color=colour, linestyle=dash, marker=marker, label=block.split()[0])
+    axes[2].set(title="Linear time", xlabel="tokens", ylabel=f"milliseconds, width 128, {speed['threads']} CPU threads")
+    axes[2].grid(alpha=0.25)
+    axes[2].legend(fontsize=9)
+    return axes[0].figure
+
+
+def _dots(ax: Any, bars: dict[str, tuple[str, list[float]]], level: float) -> None:
+    """A dot a training and the mean of each group, in its block's colour and marker; a dotted line at chance."""
+    for at, (block, found) in enumerate(bars.values()):
+        colour, _, marker = LOOKS[block]
+        ax.plot([at] * len(found), found, marker, color=colour, alpha=0.4, markersize=5)
+        ax.plot([at - 0.3, at + 0.3], [sum(found) / len(found)] * 2, color=colour, linewidth=3)
+    ax.axhline(level, color="0.4", linestyle=":", linewidth=1.2)
+    ax.text(len(bars) - 0.45, level + 0.01, "chance", ha="right", va="bottom", fontsize=8, color="0.3")
+    ax.set_xticks(range(len(bars)), list(bars), rotation=45, ha="right", fontsize=8)
+    ax.set(ylim=(0, 1.04), xlim=(-0.6, len(bars) - 0.4))
+    ax.grid(axis="y", alpha=0.25)

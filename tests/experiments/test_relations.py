@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from experiments import relations
-from experiments.drawn import CIRCLE, CLASSES, HARD, QUARTER, DrawnSpec, chance, colour, draw, make_drawn
 from experiments.slot import BLOCKS, C2SE, C2XCA, C2Softmax
-from kit import results_needs
+from kit import results_cells, results_needs
+from kit.drawn import CIRCLE, CLASSES, HARD, QUARTER, DrawnSpec, chance, colour, draw, make_drawn
 from kit.places import RESULTS
 from tssa_lib.yolo import C2TSSA, YOLO, C2Plain
 
@@ -227,9 +227,6 @@ def whole(needs, use):
         assert row["intervention"] in (None, *relations.INTERVENTIONS)
 
 
-@pytest.mark.skipif(
-    not all((RESULTS / f"{name}.json").is_file() for name in ("needs", "use")), reason="not measured yet"
-)
 def test_committed_results_are_whole_and_draw():
     needs, use = results_needs.load("needs"), results_needs.load("use")
     mine = {**use, "rows": [r for r in use["rows"] if r["detector"] in relations.NETWORKS]}
@@ -240,8 +237,63 @@ def test_committed_results_are_whole_and_draw():
     assert results_needs.use_table(mine["rows"]).count("\n") >= 2
 
 
-def test_the_pilot_is_whole():
-    whole(results_needs.load("needs_pilot"), results_needs.load("use_pilot"))
+def test_the_answers_figure_draws_the_rows():
+    asked, capacity = results_needs.load("needs"), results_needs.load("capacity")
+    speed = json.loads((RESULTS / "linear_time.json").read_text())
+    first, second, third = results_needs.answers_figure(asked, capacity, speed).axes
+    names = [t.get_text().split("\n") for t in first.get_xticklabels()]
+    bars = [line for line in first.lines if len(line.get_xdata()) == 2 and line.get_linewidth() == 3]
+    network = {"sees a part": "local", "YOLO11n": "yolo11n"}
+    for (where, block), bar in zip(names, bars, strict=True):
+        of = [r for r in asked["rows"] if (r["task"], r["network"]) == ("rare", network[where])]
+        if block == "TSSA silenced":
+            rows = [r["interventions"]["silenced"] for r in of if r["block"] == "TSSA improved"]
+        else:
+            rows = [r for r in of if r["block"] == block]
+        assert bar.get_ydata()[0] == pytest.approx(np.mean([r["per_class"]["rare"] for r in rows]))
+    assert [t.get_text() for t in second.get_xticklabels()] == list(BLOCKS)
+    drawn = dict(zip(("softmax", "TSSA"), (line.get_ydata() for line in third.lines)))
+    assert drawn["softmax"][-1] > drawn["TSSA"][-2]
+
+
+def test_lesson_11_says_of_the_results_what_the_files_hold():
+    """Each sentence stands in the lesson exactly if it is true of the committed rows, whatever they say."""
+    import nbformat
+
+    from kit.places import NOTEBOOKS
+
+    cells = nbformat.read(NOTEBOOKS / "11_does_a_detector_need_it.ipynb", as_version=4).cells
+    prose = " ".join(" ".join(c.source for c in cells if c.cell_type == "markdown").split())
+    rows, blood = results_needs.load("needs")["rows"], results_cells.load("blood_cells")
+
+    def rare(network, block, what=None):
+        of = {"task": "rare", "network": network}
+        if what:
+            return np.mean(results_needs.left(rows, block, what, "hard", **of))
+        return np.mean(list(results_needs.by_block(rows, "hard", **of)[block].values()))
+
+    kept = {n: rare(n, "TSSA improved", "silenced") / rare(n, "TSSA improved") for n in relations.NETWORKS}
+    gain = results_needs.paired(rows, "TSSA improved", "none", task="rare", network="local")
+    seen = [d for d in results_cells.differences(blood) if d["low"] > 0 or d["high"] < 0]
+    claims = {
+        "TSSA takes a detector from chance to nearly all, as softmax attention does": gain["low"] > 0.2
+        and min(rare("local", b) for b in ("softmax", "TSSA improved")) > 0.9,
+        "With *neck* and with YOLO11n, silencing changes nothing": min(kept["neck"], kept["yolo11n"]) > 0.98,
+        "the local detector needs the block: without it, it is at chance, with every seed": rare("local", "none") < 0.35
+        and kept["local"] < 0.4,
+        "*Twin* was learned by none of the blocks in these few epochs, softmax included": all(
+            r["mAP50"] < 0.6 for r in rows if r["task"] == "twin"
+        ),
+        "one interval of the three excludes zero: published TSSA stands about a hundredth above": len(seen) == 1
+        and seen[0]["arm"].startswith("TSSA published")
+        and 0.005 < seen[0]["mean"] < 0.02,
+        "Nothing, not even in the third decimal": all(
+            abs(d["mean"]) < 0.0005
+            for d in results_cells.use_differences(blood)
+            if d["arm"].startswith("TSSA published") and d["intervention"] == "silenced"
+        ),
+    }
+    assert {claim: claim in prose for claim in claims} == claims
 
 
 def test_intervals_and_pairs_are_computed_when_read():

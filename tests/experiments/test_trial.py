@@ -192,7 +192,7 @@ def test_seeds_are_paired_by_number_and_the_verdict_follows_the_interval():
     assert table({"differences": [back]}).endswith("no difference within the interval")
 
 
-# ---- the committed trials: whole, and lesson 10 says of them what they hold --------------------------------------
+# ---- the committed trials: whole, and lesson 11 says of them what they hold --------------------------------------
 def test_the_committed_trial_is_whole():
     stored, _ = recomputed("trial")
     form, rows = stored["form"], stored["rows"]
@@ -214,15 +214,15 @@ def test_the_question_was_asked_again_with_new_seeds_alone():
     assert not set(stored["seeds"]) & set(recomputed("trial")[0]["seeds"])
 
 
-def test_lesson_10_shows_the_differences_that_the_files_hold():
-    shown = "\n".join(o.get("text", "") for cell in lesson_10().cells for o in cell.get("outputs", []))
+def test_lesson_11_shows_the_differences_that_the_files_hold():
+    shown = "\n".join(o.get("text", "") for cell in lesson_11().cells for o in cell.get("outputs", []))
     for name in ("trial", "again"):
-        assert table(recomputed(name)[0]) in shown, f"{name}.json has changed: build lesson 10 again"
+        assert table(recomputed(name)[0]) in shown, f"{name}.json has changed: build lesson 11 again"
 
 
-def test_lesson_10_says_of_the_differences_what_the_files_hold():
+def test_lesson_11_says_of_the_differences_what_the_files_hold():
     """Each sentence stands in the lesson exactly if it is true of the committed rows, whatever they say."""
-    prose = " ".join(" ".join(c.source for c in lesson_10().cells if c.cell_type == "markdown").split())
+    prose = " ".join(" ".join(c.source for c in lesson_11().cells if c.cell_type == "markdown").split())
     holds = lambda d: d["low"] < 0 < d["high"]
     of = lambda name, against: [d for (m, a, *_), d in recomputed(name)[1].items() if (m, a) == ("mAP50", against)]
     switches = [d for d in of("switches", "tssa") if d["block"] != "none"]
@@ -246,8 +246,8 @@ def test_lesson_10_says_of_the_differences_what_the_files_hold():
     assert {claim: claim in prose for claim in claims} == claims
 
 
-def lesson_10() -> nbformat.NotebookNode:
-    return nbformat.read(NOTEBOOKS / "10_inside_yolo11.ipynb", as_version=4)
+def lesson_11() -> nbformat.NotebookNode:
+    return nbformat.read(NOTEBOOKS / "11_does_a_detector_need_it.ipynb", as_version=4)
 
 
 def recomputed(name: str) -> tuple[dict, dict]:
