@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Lesson 10 · Inside YOLO11: where attention lives, and how TSSA takes its place
 #
-# [◀ previous](09_linear_time.ipynb) · [contents](00_start_here.ipynb) · [next ▶](12_train_tssa_yolo.ipynb)
+# [◀ previous](09_linear_time.ipynb) · [contents](00_start_here.ipynb) · [next ▶](11_does_a_detector_need_it.ipynb)
 #
 # YOLO11 is a detector made of convolutions, with one exception: a single block of softmax attention, at the coarsest
 # of its maps. This lesson walks through the network by the shapes of its tensors, opens that block, and puts Token
@@ -14,14 +14,14 @@
 # - explain the `KeyError` that custom blocks run into, and register a block without editing an installed package
 # - say which pretrained weights have a place in TSSA, and what is lost
 # - count what attention costs at strides 32, 16 and 8 for any picture size, and compare with what was measured
-# - say what one head means for memberships, and what a fair trial at small scale could and could not see
+# - say what one head means for memberships
 #
 # **You should be able to answer:** Why does a wrapper around one function register a block for every verb? What is lost when softmax attention
 # becomes TSSA, and what is kept? What does softmax attention at stride 8 cost, and which part of that is only the way of writing it?
 #
 # **Before this:** [lesson 7](07_the_layer.ipynb) (the layer), [lesson 9](09_linear_time.ipynb) (its cost). Convolutions.
 #
-# **Time:** about 43 minutes to read, 60 seconds to run on two CPU cores; with Going deeper about 31 minutes more.
+# **Time:** about 40 minutes to read, 60 seconds to run on two CPU cores; with Going deeper about 14 minutes more.
 
 # %%
 import copy
@@ -30,7 +30,7 @@ import math
 import torch
 
 from tssa_lib import cost, photos, plots, rates, tssa, yolo
-from kit import check, exercise, results_placements as placements, results_trial as trial, show
+from kit import check, exercise, results_placements as placements, show
 from ultralytics.nn import tasks
 
 torch.set_default_dtype(torch.float64)
@@ -291,8 +291,8 @@ show(fig, alt="Left a 400 by 400 matrix of weights with a fine texture. Right tw
 # Two honest remarks. First, with random weights neither picture means anything about buses. Second, the membership map is
 # almost flat, and that is *not* because of the random weights: lesson 6 showed that the published logits have mean
 # $\theta p / n$, here $64/400$, so Π starts uniform and must be trained away from it. What TSSA can do without selective
-# memberships is to turn channels up and down for the whole picture. It does not look anything up. Lesson 12 shows what is left of this after
-# training.
+# memberships is to turn channels up and down for the whole picture. It does not look anything up. Lessons 11 and 12 look
+# at trained ones.
 #
 # ## 10.5 The failure first
 #
@@ -637,31 +637,7 @@ show(fig, alt="Pairs of bars on a logarithmic axis: nearly equal at P5; with P3 
 # TSSA at all three levels costs little more than TSSA at P5 alone. Softmax attention at all three costs eleven times as much as that at 1,920 px. At P5 alone, the YOLO11
 # that people use, the two are close. Whole detectors were timed once, with the block written out as Ultralytics has it: [Going deeper](#Whole-detectors,-timed).
 #
-# That TSSA *can* go to P3 says nothing yet about whether it helps there, or anywhere: this is a question about accuracy, and it takes trained detectors to answer.
-#
-# ## 10.10 Does it help? A fair trial
-#
-# Four blocks take row 10 of the same network: **none** (`C2Plain`), **softmax** (stock), **TSSA** as published, and **TSSA improved** (heads of 16, mean-square logits, θ = 4). All
-# else is equal, and scores are compared only within a seed. The scenes are small: 96 px and three difficulties.
-#
-# **Predict:** which differences from "none" will the trial see?
-
-# %% tags=["hide-input"]
-# figure: the committed trial, each block minus the one without attention
-tried = trial.load("trial")
-form = tried["form"]
-found = [r for r in tried["differences"] if r["metric"] == "mAP50" and r["against"] == "none"]
-seen = [f"{r['block']} in {r['difficulty']}" for r in found if r["low"] > 0 or r["high"] < 0]
-show(trial.figure(tried),
-     alt="Groups of three points for three difficulties, softmax, TSSA and improved TSSA, each the mean difference in mAP50 from the block without "
-         "attention, with intervals",
-     digest=f"{len(tried['rows'])} trainings, {form['epochs']} epochs at {form['size']} px; {len(seen)} of {len(found)} intervals exclude zero: {', '.join(seen) or 'none'}")
-
-# %% [markdown]
-# None. Every interval holds zero, softmax attention's as well as TSSA's. With nine tokens in a map there is little for any attention to do, and the pooling before row 10 sees all of them
-# already. So this is no evidence that the blocks are equal: a trial in which not even softmax attention can be told from nothing has not shown that it can see a difference at all. Trained one at a time, no switch of
-# TSSA did better than the published form; asked again with new seeds, the largest difference shrank to half. The trial, the switches and the second asking, with all
-# their numbers: [Going deeper](#The-trial).
+# That TSSA *can* go to P3 says nothing yet about whether it helps there, or anywhere: this is a question about accuracy, and it takes trained detectors to answer. [Lesson 11](11_does_a_detector_need_it.ipynb) asks it where the answer can be yes.
 
 # %% [markdown]
 # ## Takeaways
@@ -673,9 +649,6 @@ show(trial.figure(tried),
 # - At P5 the swap saves under one percent of parameters, and little time at 640 px. At P4 and P3 TSSA saves time: softmax
 #   attention does many times its multiply–adds there. Memory is a matter of writing: only a form that is written out needs the table of $n \times n$.
 # - With one head Π is 1 and TSSA is a channel gate. The plans by name have at least two heads everywhere.
-# - In the fair trial at small scale, neither softmax attention nor TSSA differs from no attention within the intervals, and no switch improves on the
-#   published form. Larger pictures must decide.
-# - A difference that was looked at because it was large shrinks when new seeds are asked. Fix the question first, then ask once.
 
 # %% [markdown]
 # ## Going deeper
@@ -788,125 +761,12 @@ for a, b in zip(alone[::2], alone[1::2]):                                  # sof
 # the largest moment is in the second convolution, long before any attention, and what differs is how the allocator happened to lay things out.
 
 # %% [markdown]
-# ### The trial
+# ### Tied and code, behind batch norm
 #
-# Does the attention at P5 help, and does it matter which? Four blocks take the same place in row 10:
+# Two switches of the block come from the derivation: *tied* (the output map is the projection's transpose, so the update is the gradient again and has a safe step, lessons 5 and 7) and
+# *code* (memberships by corrected code lengths, the assignment that the rate itself asks for, lesson 6).
 #
-# - **none**: no attention; a token sees its eight neighbours through `pe`, a 3 × 3 convolution that all four blocks have, and nothing else
-#   (`C2Plain`)
-# - **softmax**: stock YOLO11 (`C2PSA`)
-# - **TSSA**: as published, with heads of 64 coordinates (`C2TSSA`)
-# - **TSSA improved**: what the derivation suggests against memberships that are uniform at the start and depend on the resolution (lesson 6):
-#   heads of 16, logits by mean squares, a temperature at which Π is selective from the first step on
-#
-# Everything else is equal: the numbers that a block starts from, the scenes and their order, the recipe. There are three difficulties. In *hard*
-# the digits are small and pale. In *context* the class depends on the rest of the picture: a zero or a one is a *cue*, and any
-# other digit is called "with a cue" if there is one somewhere, else "without a cue". Nobody can tell these two classes from the digit alone.
-#
-# Training is noisy: another seed moves mAP by hundredths. So nothing is compared between seeds, only within: $\Delta_i$ is the score of a block minus
-# that of the block without attention, for seed $i$ of $m$. Their mean $\bar\Delta$ has the 95 % interval
-#
-# $$
-# \bar\Delta \pm t_{0.975,\, m-1} \sqrt{\frac{1}{m (m-1)} \sum_{i=1}^{m} (\Delta_i - \bar\Delta)^2} \tag{10.8}
-# $$
-#
-# *(10.8) Checked. Student's t for paired samples, with t the 97.5 % point for m − 1 degrees of freedom — Student 1908 · `results_trial.difference`*
-
-# %%
-draws = torch.randn(40, 2, 5)                                              # forty pairs of five scores
-t = 2.7764451052                                                           # 97.5 % point, four degrees of freedom
-delta = draws[:, 0] - draws[:, 1]
-low = delta.mean(-1) - t * delta.std(-1) / 5 ** 0.5                        # std divides by m − 1
-check("10.8", torch.tensor([trial.difference(*pair)["low"] for pair in draws.tolist()]), low, "lower ends, forty pairs of five")
-
-# %% [markdown]
-# The trial is one command, `python -m experiments.trial`, and goes on where it was stopped. Its full form is sized for one GPU. What is committed here, and
-# shown below, is named in the first line.
-
-# %%
-print(f"{tried['command']} · {tried['date']} · torch {tried['torch']}, ultralytics {tried['ultralytics']}, {tried['cores']} cores, GPU: {tried['gpu']}")
-print(f"{len(tried['rows'])} trainings from scratch: seeds {tried['seeds']}, {form['epochs']} epochs of {form['train']} scenes at {form['size']} px")
-
-# %%
-def average(block, difficulty, metric):
-    found = [r[metric] for r in tried["rows"] if (r["asked"]["block"], r["asked"]["difficulty"]) == (block, difficulty)]
-    return sum(found) / len(found)
-
-for difficulty in form["difficulties"]:
-    for block in tried["blocks"]:
-        values = [average(block, difficulty, m) for m in ("mAP50", "mAP50-95", "processor seconds")]
-        print(f"{difficulty:8} {block:14} mAP50 {values[0]:.3f}, mAP50-95 {values[1]:.3f}, {values[2]:.0f} processor seconds")
-
-# %%
-print(trial.table(tried))
-
-# %% [markdown]
-# And against each other, which is what somebody asks who must choose one:
-
-# %%
-for r in tried["differences"]:
-    if r["metric"] == "mAP50" and r["against"] in ("softmax", "tssa") and r["block"].startswith("tssa") and r["block"] != r["against"]:
-        print(f"{r['difficulty']:8} {r['block']:14} minus {r['against']:8} {r['mean']:+.3f}  [{r['low']:+.3f}, {r['high']:+.3f}]")
-
-# %% [markdown]
-# How to read it. A point whose interval holds zero is "no difference within the interval", which is not "no difference": it says how large one could
-# still be. With nine intervals at 95 %, one that excludes zero by chance is no surprise.
-#
-# Now other resolutions: the same weights, validated on the same scenes enlarged. The published membership divides by sums over tokens, so it flattens when
-# there are more of them; the improved one should not mind.
-
-# %% tags=["hide-input"]
-# figure: the same weights at other sizes, each block minus the one without attention
-sizes = [form["size"], *form["other_sizes"]]
-metrics = ["mAP50", *(trial.at_size(s) for s in form["other_sizes"])]
-by = {(r["difficulty"], r["block"], r["metric"]): r for r in tried["differences"] if r["against"] == "none"}
-blocks = [block for block in tried["blocks"] if block != "none"]
-for difficulty, ax in zip(("easy", "context"), plots.row(2, 5.4, 3.8)):
-    of = {block: [by[difficulty, block, m] for m in metrics] for block in blocks}
-    fig = plots.bars([f"{s} px" for s in sizes], {b: [r["mean"] for r in rs] for b, rs in of.items()}, title=f"{difficulty}, trained at {form['size']} px",
-                     errors={b: [(r["high"] - r["low"]) / 2 for r in rs] for b, rs in of.items()}, hlines={"none": 0.0},
-                     xlabel="validated at", ylabel="difference in mAP50", ax=ax)
-    ax.set_ylim(-0.15, 0.15)
-at_sizes = lambda block, d: [average(block, d, m) for m in metrics]
-show(fig, alt="Two panels, easy and context: points of three blocks at four sizes, each the difference from no attention with a 95 % interval; most intervals hold zero",
-     digest="mAP50 in easy at " + ", ".join(f"{s} px {min(v):.2f} to {max(v):.2f}" for s, v in
-                                   zip(sizes, zip(*(at_sizes(block, "easy") for block in tried["blocks"])))))
-
-# %%
-other = [r for r in tried["differences"] if r["metric"] in map(trial.at_size, form["other_sizes"])]
-for against in ("none", "tssa"):
-    pairs = [r for r in other if r["against"] == against and (against == "none" or r["block"] == "tssa improved")]
-    print(f"against {against}: {sum(r['low'] > 0 or r['high'] < 0 for r in pairs)} of {len(pairs)} intervals exclude zero")
-    for r in pairs:
-        if r["low"] > 0 or r["high"] < 0:
-            print(f"    {r['metric']}, {r['difficulty']}: {r['block']} {r['mean']:+.3f}  [{r['low']:+.3f}, {r['high']:+.3f}] at a level of {r['level']:.3f}")
-
-# %% [markdown]
-# What does the trial support?
-#
-# - **At the trained size, nothing:** every interval holds zero, softmax attention's as well as TSSA's. On scenes this small, attention
-#   at stride 32 has nine tokens to mix, and whether it mixes them, and how, is lost in the scatter between seeds. The intervals say how much could be hidden: in
-#   *context* 0.1 of mAP50, a quarter of the score, either way. That is no evidence that the blocks are equal.
-# - **Nor is the improved form seen to help:** heads of 16, mean-square logits and θ = 4 together differ from the published form by less
-#   than the intervals, in *easy* ± 0.12. The published form stays the default of `C2TSSA`, and the improvements stay switches.
-# - **At other sizes** all blocks fall together, because digits of twice the size are strange to the convolutions, too. A few of the many
-#   intervals exclude zero, most at a low level and not at the next size: what chance would give, and no more.
-# - *Context* did not show what it was made for. The pooling before row 10 already sees the whole of a map of nine places, so even "none" could find the cue.
-#
-# ### One switch at a time
-#
-# The improved form turned three switches at once. Two of them might help and one do harm. So each suggestion of the derivation gets a training of its own,
-# beside the published form and the block without attention:
-#
-# | switch | what changes | why it might help |
-# |---|---|---|
-# | rms | logits are means of squares, not shares of a sum | memberships no longer depend on the number of tokens (lesson 6) |
-# | rms temp | θ = 4 at the start, with rms | Π is selective from the first step on, and so has a gradient worth following |
-# | heads 32, heads 16 | 4 or 8 heads of 32 or 16 coordinates, not 2 of 64 | the logits of a narrow head spread more: fewer squares are averaged |
-# | code | memberships by corrected code lengths | the assignment that the rate itself asks for (lesson 6) |
-# | tied | the output map is the projection's transpose | the update is the gradient again, and has a safe step (lessons 5 and 7) |
-#
-# Two of them meet the batch norm of YOLO's convolutions. *Tied* must transpose what the projection computes as a whole: a convolution with weights
+# Both meet the batch norm of YOLO's convolutions. *Tied* must transpose what the projection computes as a whole: a convolution with weights
 # $(\text{conv})$, then channel by channel a scale $g$ that batch norm learned over a standard deviation $\sigma$. (While training these are the running ones.)
 #
 # $$
@@ -956,60 +816,7 @@ Pi = tssa.memberships(w, 1.0, "code")
 print(f"the block's memberships in four heads: {Pi.min():.3f} to {Pi.max():.3f}")
 
 # %% [markdown]
-# In a network there is a little more to read: batch norm evens out the moments over a whole batch, not in each picture, and it learns scales.
-#
-# **Predict:** which switch, if any, will the trial see?
-
-# %%
-switches = trial.load("switches")
-print(f"{switches['command']} · {switches['date']} · {len(switches['rows'])} trainings, seeds {switches['seeds']}")
-found = [r for r in switches["differences"] if r["metric"] == "mAP50" and r["against"] == "tssa" and r["block"] != "none"]
-for r in found:
-    print(f"{r['block']:14} minus published {r['mean']:+.3f}  [{r['low']:+.3f}, {r['high']:+.3f}]  published {r['level']:.3f}")
-
-# %% tags=["hide-input"]
-# figure: each switch minus the published form
-seen = [r["block"] for r in found if r["low"] > 0 or r["high"] < 0]
-show(trial.figure(switches, against="tssa"),
-     alt="A point for each switch and for no attention, the mean difference in mAP50 from the published TSSA: all at or below zero, all intervals hold zero",
-     digest=f"{len(seen)} of {len(found)} intervals exclude zero: {', '.join(seen) or 'none'}; means from {min(r['mean'] for r in found):+.3f} "
-            f"to {max(r['mean'] for r in found):+.3f}")
-
-# %% [markdown]
-# No switch helped, as far as this trial can see, in *easy* at the trained size: seven intervals, all with zero in them. So nothing supports another default. Look at
-# the means as well, and at the trap in them. All seven lie at or below zero, as if the published form were better than every change of it. But the seven
-# comparisons share one control, and the five trainings of the control are noisy like all others: if these five were lucky, all seven differences fall together. They are not seven witnesses.
-#
-# ### The same question, new seeds
-#
-# Was the published form lucky? In *easy* it stood highest of all, 0.05 above no attention, with an interval that only just holds zero. One may not now add
-# seeds until zero is out: who looks after every seed and stops at the right moment finds a difference between any two blocks, sooner or later. What one may do is to ask
-# again. Before any result was seen it was fixed: *easy*, the same four blocks, seeds 5 to 9 alone, once.
-#
-# **Predict:** will the difference between published TSSA and no attention be larger or smaller than the first 0.05?
-
-# %%
-again = trial.load("again")
-print(f"{again['command']} · {again['date']} · seeds {again['seeds']}")
-print(trial.table(again))
-
-# %%
-both = trial.compare([r for r in tried["rows"] if r["asked"]["difficulty"] == "easy"] + again["rows"])
-for r in both:
-    print(f"all {r['seeds']} seeds, {r['block']:14} minus none {r['mean']:+.3f}  [{r['low']:+.3f}, {r['high']:+.3f}]")
-
-# %% [markdown]
-# Half as large: about $+0.025$, with zero well inside the interval. So the question that was fixed beforehand is answered with "no difference within the interval". That a
-# large first difference shrinks when one asks again is the rule, not an accident; it was looked at *because* it was large.
-#
-# All ten seeds together give an interval for published TSSA that excludes zero, barely. It would be wrong to lead with that: half of these seeds are the reason why we
-# asked, it is one of three comparisons in one of three difficulties, and with nine tokens in a map there is little for any attention to do. A careful reader
-# keeps this much: *if* TSSA helps here, it is by about 0.04 of mAP50, no more than another seed does, and that it harms is not likely. The block without attention is the one to
-# compare with in your own trials; few of those who publish an attention block do.
-#
-# So the answer of this series to "is it any good in a detector?" is, as far as two CPU cores can tell: not to be told from softmax attention at the same
-# place, within intervals that are wide, and cheaper where pictures are large. The full form on a GPU has more and somewhat larger scenes (128 px, 16 tokens), so it narrows the
-# intervals and no more. What holds at 640 pixels, where attention has hundreds of tokens, only your own data can say.
+# In a network there is a little more to read: batch norm evens out the moments over a whole batch, not in each picture, and it learns scales. What the switches do to accuracy: [lesson 11](11_does_a_detector_need_it.ipynb).
 
 # %% [markdown]
 # ## Sources
@@ -1017,7 +824,6 @@ for r in both:
 # - Ultralytics YOLO11, package `ultralytics` (AGPL-3.0): the network, `C2PSA`, `Attention`, the parser.
 # - Z. Wu, T. Ding, Y. Lu, D. Pai, J. Zhang, W. Wang, Y. Yu, Y. Ma, B. Haeffele, *Token Statistics Transformer: Linear-Time Attention via Variational Rate Reduction*, 2024.
 # - A. Vaswani et al., *Attention Is All You Need*, NeurIPS 2017.
-# - Student, *The Probable Error of a Mean*, Biometrika 6(1), 1908.
 # - C.-Y. Wang et al., *CSPNet: A New Backbone that can Enhance Learning Capability of CNN*, CVPR Workshops 2020 (half of the channels bypass the expensive part).
 #
-# [◀ previous](09_linear_time.ipynb) · [contents](00_start_here.ipynb) · [next ▶](12_train_tssa_yolo.ipynb)
+# [◀ previous](09_linear_time.ipynb) · [contents](00_start_here.ipynb) · [next ▶](11_does_a_detector_need_it.ipynb)

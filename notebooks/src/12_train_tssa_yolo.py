@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Lesson 12 · Train YOLO with TSSA
 #
-# [◀ previous](10_inside_yolo11.ipynb) · [contents](00_start_here.ipynb)
+# [◀ previous](11_does_a_detector_need_it.ipynb) · [contents](00_start_here.ipynb)
 #
 # What does it take to get from a folder of pictures to a detector with Token Statistics Self-Attention in it? Some two
 # hundred pictures, five minutes of a laptop's processor, and a few commands. The pictures are blood under a microscope: red
@@ -296,7 +296,7 @@ print(run)
 print("mAP50 reached its goal:", run.metrics["mAP50"] >= GOAL)
 
 # %% [markdown]
-# The seconds stored above are those of a machine that was busy with much else: the training took some 370 seconds of one core's time. After
+# The seconds stored above are those of a machine that was busy with much else: the training took some 300 seconds of one core's time. After
 # the second epoch the loss falls slowly, and mAP50 rises all the same; it also drops now and then, since the rate of learning is still high.
 #
 # ## 12.7 Measure it
@@ -421,7 +421,7 @@ for name, found_so in table.items():
 # It hardly notices: what is lost is less than what mAP50 moved by between the last epochs. So Π and D of these cells, readable as they are, don't
 # matter for this detector's boxes: **a map of an attention layer is no
 # evidence that the layer matters.** YOLO11's convolutions see a whole cell and its neighbours by themselves. There are tasks where they can't, and there
-# the same layer may decide everything. When does a detector need it? That is another question, which takes a control and more than one training; lesson 11 asks it.
+# the same layer may decide everything. When does a detector need it? That is another question, which takes a control and more than one training: [lesson 11](11_does_a_detector_need_it.ipynb).
 #
 # **Exercise 12c.** A gentler test than silence: give each picture the gates of *another* one, and see whether it matters that they are its
 # own. `D` (B, K, p) holds the gates of a batch. Return gates of the same shape in which picture $b$ has those of picture $b - 1$, and the first those of
@@ -669,4 +669,4 @@ show(plots.lines(sides, even, title="The same picture, enlarged", xlabel="longer
 # - BCCD, *Blood Cell Count and Detection*, by Shenggan, cosmicad and akshaylamba, MIT licence: the pictures;
 #   see [data/README.md](../data/README.md).
 #
-# [◀ previous](10_inside_yolo11.ipynb) · [contents](00_start_here.ipynb)
+# [◀ previous](11_does_a_detector_need_it.ipynb) · [contents](00_start_here.ipynb)
