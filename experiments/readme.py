@@ -1,6 +1,7 @@
-"""README's map and figures, read from the lessons and from committed results: `make readme` writes them.
+"""The map and figures of both READMEs, read from the lessons and from committed results: `make readme` writes them.
 
-A figure stands in README between two marks (`<!-- name -->`); each mark has a function here that gives its lines.
+A figure stands in README between two marks (`<!-- name -->`); each mark has a function here that gives its lines,
+which `readme_zh` says in Chinese.
 """
 
 import json
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import nbformat
 
+from experiments import readme_zh
 from kit import results_cells as cells
 from kit import results_needs as needs
 from kit.places import NOTEBOOKS, RESULTS
@@ -291,17 +293,18 @@ def capacity_rows() -> list[str]:
 
 # ---- the file ----------------------------------------------------------------------------------------------------
 MARKS: dict[str, Callable[[], list[str]]] = {"map": lesson_map, "measured": measured}
+LANGUAGES: dict[str, Callable[[list[str]], list[str]]] = {"README.md": list, "README.zh-CN.md": readme_zh.lines}
 
 
-def written() -> str:
-    """README.md with the lines of every mark anew."""
-    text = (REPO / "README.md").read_text(encoding="utf-8")
+def written(name: str = "README.md") -> str:
+    """A README with the lines of every mark anew."""
+    text = (REPO / name).read_text(encoding="utf-8")
     for mark, lines in MARKS.items():
         before, found, rest = text.partition(f"<!-- {mark} -->\n")
         _, end, after = rest.partition(f"<!-- /{mark} -->")
         if not found or not end:
-            raise ValueError(f"expected <!-- {mark} --> and <!-- /{mark} --> in README.md, found neither or one")
-        text = before + found + "\n".join(lines()) + "\n" + end + after
+            raise ValueError(f"expected <!-- {mark} --> and <!-- /{mark} --> in {name}, found neither or one")
+        text = before + found + "\n".join(LANGUAGES[name](lines())) + "\n" + end + after
     return text
 
 
@@ -313,8 +316,9 @@ def answers() -> Path:
 
 
 def main() -> None:
-    (REPO / "README.md").write_text(written(), encoding="utf-8")
-    sys.stdout.write(f"wrote README.md and {answers().relative_to(REPO)}\n")
+    for name in LANGUAGES:
+        (REPO / name).write_text(written(name), encoding="utf-8")
+    sys.stdout.write(f"wrote {', '.join(LANGUAGES)} and {answers().relative_to(REPO)}\n")
 
 
 if __name__ == "__main__":

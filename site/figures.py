@@ -4,54 +4,42 @@ Tables come from the lessons and from committed results, through the generator o
 """
 
 import re
-from pathlib import Path
 
 import yaml
 
 from experiments import readme
+from kit import equations
 
-HERE = Path(__file__).resolve().parent
-README = readme.REPO / "README.md"
-CHINESE = """```{toctree}
-:hidden:
-:caption: 中文
-:glob:
-
-zh/*
-```"""
+SECTIONS = ("commands", "own_data", "lessons", "answers", "all_measured", "licence", "sources")  # of either README
 
 
 def substitutions() -> dict[str, str]:
-    """Name → Markdown."""
+    """Name → Markdown. What begins with `zh_` is Chinese; `eq_5_12` is equation (5.12) as its lesson displays it."""
+    displayed = (e for source in equations.sources() for e in equations.read(source))
     return {
-        "lead": section("From coding rate to TSSA-YOLO", "#").split("\n\n![")[0],
-        "commands": section("Two commands"),
-        "own_data": section("Your own data in five minutes"),
-        "answers": section("The answers, in short"),
-        "sources": section("Sources"),
-        "licence": section("Licence"),
-        "all_measured": section("What is measured"),
-        "map": from_top("\n".join(readme.lesson_map())),
-        "pays": table(readme.time_rows(), readme.placement_rows(), readme.capacity_rows()),
-        "pays_not": table(readme.trial_rows(), readme.use_rows(), readme.ready_rows()),
+        **said("README.md"),
+        **{f"zh_{key}": text for key, text in said("README.zh-CN.md").items()},
+        **{f"eq_{e.label.replace('.', '_')}": f"$$\n{e.latex}\n$$" for e in displayed},
         "bibtex": bibtex(),
-        "chinese": CHINESE if any(HERE.glob("zh/*.md")) else "",
     }
 
 
-def section(title: str, level: str = "##") -> str:
-    """What stands under a heading of README."""
-    found = re.search(
-        rf"^{level} {re.escape(title)}\n(.*?)(?=^## |\Z)", README.read_text(encoding="utf-8"), re.M | re.S
-    )
-    if not found:
-        raise ValueError(f"expected the heading {level} {title!r} in README.md, found none")
-    return from_top(found[1].strip("\n"))  # a block of code may come first: its indent stays
-
-
-def table(*parts: list[str]) -> str:
+def said(name: str) -> dict[str, str]:
+    """The sections of one README, its lead, and tables in its language."""
+    lead, *sections = re.split(r"^## .+\n", (readme.REPO / name).read_text(encoding="utf-8"), flags=re.M)
     head = [readme.row("what", "figure", "from"), "|---|---|---|"]
-    return from_top("\n".join(head + [line for part in parts for line in part]))
+
+    def table(*parts: list[str]) -> str:
+        return from_top("\n".join(readme.LANGUAGES[name]([line for part in parts for line in part])))
+
+    return {
+        # A block of code may come first in a section: its indent stays.
+        **{key: from_top(text.strip("\n")) for key, text in zip(SECTIONS, sections, strict=True)},
+        "lead": from_top(lead.split("\n\n")[2]),  # after the languages and the title
+        "map": table(readme.lesson_map()),
+        "pays": table(head, readme.time_rows(), readme.placement_rows(), readme.capacity_rows()),
+        "pays_not": table(head, readme.trial_rows(), readme.blood_rows(), readme.ready_rows()),
+    }
 
 
 def from_top(text: str) -> str:

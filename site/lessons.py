@@ -128,7 +128,15 @@ def prose(line: str) -> str:
     return "".join(pieces)
 
 
+# ---- pages in Chinese ------------------------------------------------------------------------------------------------
+def in_chinese(app: Sphinx, page: str, template: str, context: dict, tree: nodes.document | None) -> None:
+    """A page of `zh/` says its language: browsers choose the forms of characters by it."""
+    if page.startswith("zh/"):
+        context["language"] = "zh-CN"
+
+
 def setup(app: Sphinx) -> dict:
+    app.connect("html-page-context", in_chinese)
     app.connect("doctree-read", anchor_equations)
     app.connect("doctree-resolved", link)
     app.connect("autodoc-process-docstring", plain)
