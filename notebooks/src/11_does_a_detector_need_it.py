@@ -402,7 +402,7 @@ for width, colours in sorted({(r["width"], r["colours"]) for r in capacity["rows
         print(f"twin, {width} numbers, {colours} colours: softmax minus {block:14} {d['mean']:+.2f} [{d['low']:+.2f}, {d['high']:+.2f}], {d['seeds']} seeds")
 
 # %% [markdown]
-# With few colours, statistics do. With 48 colours and 16 numbers the order is that of what is carried: means of channels (SE), products of channels (XCA), second moments weighted by memberships (TSSA), all pairs (softmax).
+# With few colours, statistics do. With 48 colours and 16 numbers the means stand in the order of what is carried: means of channels (SE), products of channels (XCA), second moments weighted by memberships (TSSA), all pairs (softmax). That softmax attention is above TSSA is not established by three seeds: the intervals hold zero.
 #
 # And in detectors? The same local detector on all three tasks:
 
@@ -493,7 +493,7 @@ exercise("11c", my_verdict)
 # - Gates are shares: one number a direction, the same for all tokens, tells what is rare in a scene. No token has to compare itself with another.
 # - Where the convolutions don't see what is asked, TSSA takes a detector from chance to nearly all, as softmax attention does; silenced, or with another scene's gates, it is back at chance.
 # - Where they do see it, as in YOLO11n on these scenes and on blood cells, silencing the trained layer changes nothing. What small differences there are between trainings don't come from what the layer says.
-# - $K p$ sums can't hold every pair of many colours. There softmax attention is ahead, at its quadratic price.
+# - $K p$ sums can't hold every pair of many colours. There softmax attention comes out ahead in the mean, at its quadratic price; three seeds don't settle by how much.
 # - A map of memberships shows what a layer computes. Whether anybody listens, only taking it away can show.
 #
 # ## Going deeper

@@ -265,6 +265,7 @@ def test_lesson_11_says_of_the_results_what_the_files_hold():
     cells = nbformat.read(NOTEBOOKS / "11_does_a_detector_need_it.ipynb", as_version=4).cells
     prose = " ".join(" ".join(c.source for c in cells if c.cell_type == "markdown").split())
     rows, blood = results_needs.load("needs")["rows"], results_cells.load("blood_cells")
+    sets = results_needs.load("capacity")["rows"]
 
     def rare(network, block, what=None):
         of = {"task": "rare", "network": network}
@@ -283,6 +284,10 @@ def test_lesson_11_says_of_the_results_what_the_files_hold():
         and kept["local"] < 0.4,
         "*Twin* was learned by none of the blocks in these few epochs, softmax included": all(
             r["mAP50"] < 0.6 for r in rows if r["task"] == "twin"
+        ),
+        "That softmax attention is above TSSA is not established by three seeds: the intervals hold zero": all(
+            results_needs.paired(sets, "softmax", block, "AP", task="twin", width=16, colours=48)["low"] < 0
+            for block in ("TSSA published", "TSSA improved")
         ),
         "one interval of the three excludes zero: published TSSA stands about a hundredth above": len(seen) == 1
         and seen[0]["arm"].startswith("TSSA published")
