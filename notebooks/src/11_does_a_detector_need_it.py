@@ -308,7 +308,7 @@ print("silenced or with another scene's gates, the rare discs are lost:", SHORT 
 
 # %% [markdown]
 # The layer is used, and what is used is what it says about *this* scene: another scene's gates are wrong answers. Now the same by hand. Below is the lens on one validation scene, with a scene of other colours as `other`. Point at discs, then press
-# *another picture's gates*: classes change before your eyes, boxes stay.
+# *gates of 00001*: classes change before your eyes, boxes stay.
 
 # %% tags=["nbval-ignore-output"]
 Lens(yolo.YOLO(str(runs["TSSA"].last)), str(files[0]), other=str(files[1]), imgsz=spec.size, progress=False)
