@@ -11,7 +11,7 @@ _layer = torch.nn.Identity()
 
 def _one_hot(*counts):
     """Tokens (n, p) of p colours, so many of each."""
-    return torch.eye(len(counts), dtype=torch.float64)[[c for c, n in enumerate(counts) for _ in range(n)]]
+    return torch.eye(len(counts))[[c for c, n in enumerate(counts) for _ in range(n)]]
 
 
 def _gates(w):

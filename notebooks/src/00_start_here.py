@@ -349,6 +349,7 @@ print(f"R of the six tokens: {R:.3f} nats = {R / torch.tensor(2.0).log():.3f} bi
 # | $M$, $Q$, $B$ | d × d | a positive semidefinite matrix, an orthogonal and a doubly stochastic one | – |
 # | $I$, $I_d$ | d × d | identity matrix | `torch.eye` |
 # | $L$ | – | a bound on curvature or norm | – |
+# | $C$ | – | number of colours (lesson 11) | – |
 # | $b$, $b_k$ | p | bias of the projection | `qkv.bias` |
 # | $\mathbb{R}$ | – | real numbers | – |
 # | $g$, $h$, $i$, $j$, $k$, $l$, $m$, $q$, $r$, $t$, $u$, $v$, $x$, $y$, $a$, $b$, $e$ | – | indices, counts and numbers that only one formula uses | – |

@@ -342,7 +342,7 @@ def test_the_examples_in_the_docstrings_run(tmp_path, monkeypatch):
         result = doctest.testmod(importlib.import_module(f"tssa_lib.{path.stem}"))
         attempted[path.stem] = result.attempted
         assert result.failed == 0, path.stem
-    assert {"rates", "tssa", "fast", "yolo", "train", "dataset", "scenes", "paths"} <= {
+    assert {"rates", "tssa", "fast", "registry", "train", "convert", "scenes", "paths"} <= {
         k for k, n in attempted.items() if n
     }
 
@@ -409,7 +409,7 @@ def test_predict_takes_arrays_and_folders(tiny):
 def test_check_data_knows_the_names_that_ultralytics_ships(monkeypatch):
     """coco8.yaml is found without a path; what would be downloaded is not."""
     asked = []
-    monkeypatch.setattr(dataset, "check_det_dataset", lambda data: asked.append(data) or 1 / 0)
+    monkeypatch.setattr(dataset, "check_det_dataset", lambda data, **options: asked.append(data) or 1 / 0)
     for name in ("coco8.yaml", "VOC.yaml"):
         with pytest.raises(ZeroDivisionError):
             check_data(name)
