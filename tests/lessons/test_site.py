@@ -130,8 +130,14 @@ def test_every_page_at_two_widths_light_and_dark(shown, site):
             page.emulate_media(color_scheme=scheme)
             for width in WIDTHS:
                 page.set_viewport_size({"width": width, "height": 844})
+                wanted = {"beyond": 0, "theme": scheme, "paper": scheme}
                 drawn = page.evaluate(DRAWN)
-                if drawn != {"beyond": 0, "theme": scheme, "paper": scheme}:
+                for _ in range(30):  # a page takes a moment to answer to a new width or theme
+                    if drawn == wanted:
+                        break
+                    page.wait_for_timeout(100)
+                    drawn = page.evaluate(DRAWN)
+                if drawn != wanted:
                     shown.trouble.append(f"{width} px, {scheme}: {drawn}")
         if shown.trouble:
             trouble[name] = shown.trouble.copy()
