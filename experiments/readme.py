@@ -4,7 +4,6 @@ A figure stands in README between two marks (`<!-- name -->`); each mark has a f
 which `readme_zh` says in Chinese.
 """
 
-import json
 import re
 import sys
 from collections.abc import Callable, Iterable
@@ -15,7 +14,7 @@ import nbformat
 from experiments import readme_zh
 from kit import results_cells as cells
 from kit import results_needs as needs
-from kit.places import NOTEBOOKS, RESULTS
+from kit.places import NOTEBOOKS, RESULTS, result
 from kit.places import ROOT as REPO
 from kit.results_trial import compare
 
@@ -34,10 +33,6 @@ FROM_TO = {
     "11": "a positive control; when attention pays, and when it can't",
     "12": "train, look, measure, export",
 }
-
-
-def results(name: str) -> dict:
-    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def mean(values: Iterable[float]) -> float:
@@ -88,7 +83,7 @@ def ledger_rows() -> list[str]:
 
 
 def needs_rows() -> list[str]:
-    asked = results("needs")
+    asked = result("needs")
     rows, lines = asked["rows"], []
     networks = {"local": "a detector whose convolutions see a part of the scene", "yolo11n": "YOLO11n itself"}
     for network, says in networks.items():
@@ -107,7 +102,7 @@ def needs_rows() -> list[str]:
 
 
 def blood_rows() -> list[str]:
-    blood = results("blood_cells")
+    blood = result("blood_cells")
     each = ", ".join(f"{d['arm']} {cells.interval(d)}" for d in cells.differences(blood))
     used = ", ".join(
         f"{d['arm']} {cells.interval(d)}" for d in cells.use_differences(blood) if d["intervention"] == "silenced"
@@ -125,7 +120,7 @@ def blood_rows() -> list[str]:
 
 
 def trial_rows() -> list[str]:
-    trial, again, switches = (results(name) for name in ("trial", "again", "switches"))
+    trial, again, switches = (result(name) for name in ("trial", "again", "switches"))
     form = trial["form"]
     tried = compare(trial["rows"]) + compare(again["rows"])
     turned = [r for r in compare(switches["rows"], "mAP50", "tssa") if r["block"] != "none"]
@@ -148,7 +143,7 @@ def trial_rows() -> list[str]:
 
 
 def time_rows() -> list[str]:
-    speed = results("linear_time")
+    speed = result("linear_time")
     seconds = {
         (r["dim"], r["N"], r["pass"]): {name: s["median"] for name, s in r["seconds"].items()} for r in speed["layer"]
     }
@@ -178,7 +173,7 @@ def time_rows() -> list[str]:
 
 
 def placement_rows() -> list[str]:
-    places, alone = results("placements")["rows"], results("stock_vs_tssa")
+    places, alone = result("placements")["rows"], result("stock_vs_tssa")
 
     def macs(block: str) -> str:
         name = f"yolo11n-{block}-p3p4p5.yaml"
@@ -201,7 +196,7 @@ def placement_rows() -> list[str]:
         ),
         row(
             f"YOLO11n with TSSA at P3, P4 and P5 beside YOLO11n as it is (softmax at P5 alone), one picture of 640 px, "
-            f"{results('placements')['threads']} CPU thread",
+            f"{result('placements')['threads']} CPU thread",
             f"{everywhere['wall_ms']:.0f} against {stock['wall_ms']:.0f} ms, {everywhere['macs'] / 1e9:.2f} against "
             f"{stock['macs'] / 1e9:.2f} billion multiply–adds",
             "[placements.json](data/results/placements.json)",
@@ -215,7 +210,7 @@ def placement_rows() -> list[str]:
 
 
 def tost_rows() -> list[str]:
-    tost = results("tost_digits")
+    tost = result("tost_digits")
 
     def of(variant: str) -> list[dict]:
         return [r for r in tost["runs"] if r["variant"] == variant]
@@ -242,7 +237,7 @@ def tost_rows() -> list[str]:
 
 
 def ready_rows() -> list[str]:
-    ready = results("blood_cells_ready")
+    ready = result("blood_cells_ready")
     recipe = ready["recipe"]
     test = next(r for r in ready["rows"] if r["split"] == "test")
     each = ", ".join(f"{name} {value:.2f}" for name, value in test["per_class"].items())
@@ -260,7 +255,7 @@ def recipe_rows() -> list[str]:
     """The recipe that looks beside Ultralytics' default, once it is measured."""
     if not (RESULTS / "recipes.json").is_file():
         return []
-    rows, lines = results("recipes")["rows"], []
+    rows, lines = result("recipes")["rows"], []
     for name in dict.fromkeys(r["set"] for r in rows):
         of = {(r["recipe"], r["seed"]): r for r in rows if r["set"] == name}
         seeds = sorted({seed for _, seed in of})
@@ -277,7 +272,7 @@ def recipe_rows() -> list[str]:
 
 
 def capacity_rows() -> list[str]:
-    capacity = results("capacity")
+    capacity = result("capacity")
     lines = []
     for task, says in (("twin", "has this token a twin of its colour?"), ("rare", "is its colour the rarer of two?")):
         rows = [r for r in capacity["rows"] if (r["task"], r["colours"]) == (task, 48)]
@@ -310,7 +305,7 @@ def written(name: str = "README.md") -> str:
 
 def answers() -> Path:
     """The answers in one figure, drawn from the committed results."""
-    figure = needs.answers_figure(*(results(name) for name in ("needs", "capacity", "linear_time")))
+    figure = needs.answers_figure(*(result(name) for name in ("needs", "capacity", "linear_time")))
     figure.savefig(RESULTS / "answers.png", dpi=110, metadata={"Software": None})
     return RESULTS / "answers.png"
 

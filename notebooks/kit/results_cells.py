@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
-from kit.places import RESULTS
+from kit.places import result
 from kit.results_trial import LEARNED, difference
 from tssa_lib import plots
 
@@ -14,7 +13,7 @@ UNTOUCHED = None  # the intervention of a detector as trained, in `use.json`
 
 def load(name: str = "blood_cells") -> dict[str, Any]:
     """A committed trial by name."""
-    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return result(name)
 
 
 def last_split(found: dict[str, Any]) -> str:

@@ -4,7 +4,6 @@ Everything is computed from the stored rows; the files are made by `experiments.
 A figure takes rows and returns a matplotlib Figure; a table is Markdown.
 """
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from kit.drawn import HARD
-from kit.places import RESULTS
+from kit.places import result
 from kit.results_trial import difference
 from tssa_lib import plots
 
@@ -29,7 +28,7 @@ INTERVENTIONS = ("silenced", "uniform", "swapped", "constant")
 
 def load(name: str = "needs") -> dict[str, Any]:
     """A committed result by name: "needs", "capacity" or "use"."""
-    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return result(name)
 
 
 # --- numbers ------------------------------------------------------------------------------------

@@ -1,8 +1,6 @@
 """Attention at P5, P4 and P3: which models are compared, and the committed measurement."""
 
-import json
-
-from kit.places import RESULTS
+from kit.places import result
 
 SIZES = (640, 1280, 1920)  # sides of the picture, in pixels
 PLACES = ("p5", "p4p5", "p3p4p5")
@@ -11,4 +9,4 @@ MODELS = [f"yolo11n-{block}-{places}.yaml" for places in PLACES for block in ("p
 
 def load(name: str = "placements") -> dict:
     """A committed result by name: "placements" or "stock_vs_tssa"."""
-    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return result(name)

@@ -1,10 +1,9 @@
 """The fair trial, read: paired differences with 95 % intervals, computed from the stored rows."""
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
-from kit.places import RESULTS
+from kit.places import result
 from tssa_lib import plots
 
 LEARNED = 0.05  # mAP50 below which a comparison says nothing
@@ -12,7 +11,7 @@ LEARNED = 0.05  # mAP50 below which a comparison says nothing
 
 def load(name: str = "trial") -> dict[str, Any]:
     """A committed trial by name: "trial", "again" (easy, new seeds) or "switches" (one change at a time)."""
-    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return result(name)
 
 
 def at_size(pixels: int) -> str:
