@@ -21,9 +21,10 @@
 #
 # **Before this:** [lesson 7](07_the_layer.ipynb) (the layer), [lesson 9](09_linear_time.ipynb) (its cost). Convolutions.
 #
-# **Time:** about 40 minutes to read, 60 seconds to run on two CPU cores; with Going deeper about 14 minutes more.
+# **Time:** about 38 minutes to read, 60 seconds to run on two CPU cores; with Going deeper about 15 minutes more.
 
-# %%
+# %% tags=["hide-input"]
+# imports
 import copy
 import math
 
@@ -93,7 +94,8 @@ for a, b in [(64, 64), (96, 160), (320, 256)]:
     formula += [a * b / m ** 2 for m in (8, 16, 32)]
 check("10.1", torch.tensor(found), torch.tensor(formula), "cells of three maps at three sizes, against the formula")
 
-# %%
+# %% tags=["hide-input"]
+# tokens of each level at three sizes
 for side in (640, 1280, 1920):
     print(f"{side:4} px:", ", ".join(f"{level} {(side // m) ** 2:6,} tokens" for level, m in zip(at, (8, 16, 32))))
 
@@ -288,10 +290,10 @@ show(fig, alt="Left a 400 by 400 matrix of weights with a fine texture. Right tw
      digest=f"{weights[0].numel():,} numbers against {D.numel()}; gates from {D.min():.2f} to {D.max():.2f}")
 
 # %% [markdown]
-# Two honest remarks. First, with random weights neither picture means anything about buses. Second, the membership map is
-# almost flat, and that is *not* because of the random weights: lesson 6 showed that the published logits have mean
-# $\theta p / n$, here $64/400$, so Π starts uniform and must be trained away from it. What TSSA can do without selective
-# memberships is to turn channels up and down for the whole picture. It does not look anything up. Lessons 11 and 12 look
+# Two remarks. With random weights neither picture means anything about buses. And the membership map is
+# almost flat *not* because of the random weights: lesson 6 showed that the published logits have mean
+# $\theta p / n$, here $64/400$, so Π starts uniform and must be trained away from it. Without selective
+# memberships TSSA can turn channels up and down for the whole picture, and looks nothing up. Lessons 11 and 12 look
 # at trained ones.
 #
 # ## 10.5 The failure first
@@ -476,30 +478,7 @@ print("without a counterpart:", *carried.fresh)
 check("10.7", carried.parameters_of - carried.parameters, layer.dim * (layer.dim + 2), "what `yolo.load` counts, against the formula")
 
 # %% [markdown]
-# **Exercise 10c.** Return the numbers of the *value* rows in the projection of a softmax attention with `heads` heads that are
-# `p` wide (queries and keys half as wide), as a list. Head 1 comes first with its queries, keys and values, then head 2.
-
-# %%
-def answer_10c(heads, p):
-    return ...  # your turn: [first value row, …]
-
-exercise("10c", answer_10c)
-
-# %% [markdown]
-# <details><summary>Solution</summary>
-#
-# ```python
-# def answer_10c(heads, p):
-#     return [head * 2 * p + p + i for head in range(heads) for i in range(p)]
-# ```
-#
-# Each head has $2p$ rows: $p/2$ queries, $p/2$ keys, and then $p$ values. Taking the *last* $d$ rows of the whole projection would mix heads up, and
-# no shape would complain.
-#
-# </details>
-
-# %% [markdown]
-# Having a place is not the same as working there: what arrives at `proj` is now another function, of another size ([Going
+# The value rows have to be picked out head by head ([exercise 10c](#Which-rows-are-the-values)). And having a place is not the same as working there: what arrives at `proj` is now another function, of another size ([Going
 # deeper](#What-the-carried-block-computes)). The carried model is a starting point. It must be trained on.
 
 # %% [markdown]
@@ -684,6 +663,31 @@ for scale in "nsm":
     print(f"{scale}  softmax {1e3 * least[0]:.0f} ms, TSSA {1e3 * least[1]:.0f} ms")
 
 # %% [markdown]
+# ### Which rows are the values
+#
+# **Exercise 10c.** Return the numbers of the *value* rows in the projection of a softmax attention with `heads` heads that are
+# `p` wide (queries and keys half as wide), as a list. Head 1 comes first with its queries, keys and values, then head 2.
+
+# %%
+def answer_10c(heads, p):
+    return ...  # your turn: [first value row, …]
+
+exercise("10c", answer_10c)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def answer_10c(heads, p):
+#     return [head * 2 * p + p + i for head in range(heads) for i in range(p)]
+# ```
+#
+# Each head has $2p$ rows: $p/2$ queries, $p/2$ keys, and then $p$ values. Taking the *last* $d$ rows of the whole projection would mix heads up, and
+# no shape would complain.
+#
+# </details>
+
+# %% [markdown]
 # ### What the carried block computes
 #
 # Having a place is not the same as working there. The attention in front of `proj` is now another function, of another size; `proj`'s batch norm still subtracts the
@@ -756,8 +760,7 @@ for a, b in zip(alone[::2], alone[1::2]):                                  # sof
           f"and {b['peak_mib'] / a['peak_mib']:.2f} of the memory")
 
 # %% [markdown]
-# At P5 the attention is a small part of the network, so the two detectors take about the same time at 640 px, whatever their attention costs. TSSA is a little
-# ahead at all three sizes, most at the largest. Memory is set by other maps until the tables of softmax attention outgrow them, here between 1,280 and 1,920 px: below that
+# At P5 the attention is a small part of the network, so at 640 px the two detectors can't differ much, whatever their attention costs; its share grows with the picture. Memory is set by other maps until the tables of softmax attention, where it is written out, outgrow them: before that
 # the largest moment is in the second convolution, long before any attention, and what differs is how the allocator happened to lay things out.
 
 # %% [markdown]
