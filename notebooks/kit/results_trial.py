@@ -36,6 +36,15 @@ def difference(a: Sequence[float], b: Sequence[float]) -> dict[str, float]:
     return {"mean": mean, "low": float(low), "high": float(high), "p": None if same else float(test.pvalue)}
 
 
+def verdict(d: dict[str, float]) -> str:
+    """What a difference's interval says: above zero, below zero, or not settled where it holds zero.
+
+    >>> [verdict({"low": low, "high": low + 0.2}) for low in (0.1, -0.3, -0.1)]
+    ['above zero', 'below zero', 'not settled']
+    """
+    return "above zero" if d["low"] > 0 else "below zero" if d["high"] < 0 else "not settled"
+
+
 def compare(rows: list[dict[str, Any]], metric: str = "mAP50", against: str = "none") -> list[dict[str, Any]]:
     """Every block minus `against`, difficulty by difficulty, over the seeds that both have."""
     by = {(r["asked"]["difficulty"], r["asked"]["block"], r["asked"]["seed"]): r[metric] for r in rows}
