@@ -78,14 +78,6 @@ def use_of_ready() -> dict[str, Any]:
     return {"rows": [{**row, "use": used(trial, lambda: weights.load(DETECTOR))}]}
 
 
-def add_use(rows: list[dict[str, Any]], command: str, detector: str) -> Path:
-    """Put a detector's rows of use into data/results/use.json, in place of those it had there."""
-    file = record.RESULTS / "use.json"
-    there = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {**record.manifest(command), "rows": []}
-    others = [row for row in there["rows"] if row["detector"] != detector]
-    return record.write(file, {**there, "rows": [*others, *rows]})
-
-
 def main(words: list[str] | None = None) -> None:
     words = sys.argv[1:] if words is None else words
     parser = argparse.ArgumentParser(
@@ -102,7 +94,7 @@ def main(words: list[str] | None = None) -> None:
         rows = results.use_rows(use_of_ready(), "blood cells, ready", "blood cells")
         for row in rows:
             print(row["intervention"] or "as trained", round(row["mAP50"], 4), row["per_class"])
-        print(f"wrote {add_use(rows, command, 'blood cells, ready')}")
+        print(f"wrote {detectors.add_use(rows, command, 'blood cells, ready')}")
         return
     if given.what != "trial":
         recipe, keep = (READY, DETECTOR) if given.what == "ready" else (LESSON, None)
@@ -117,7 +109,8 @@ def main(words: list[str] | None = None) -> None:
     print(results.table(found), results.use_table(found), found["verdict"], sep="\n")
     if not given.so_far:
         print(f"wrote {record.write(record.RESULTS / 'blood_cells.json', found)}")
-        print(f"wrote {add_use(results.use_rows(found, 'blood cells', 'blood cells'), command, 'blood cells')}")
+        rows = results.use_rows(found, "blood cells", "blood cells")
+        print(f"wrote {detectors.add_use(rows, command, 'blood cells')}")
 
 
 if __name__ == "__main__":

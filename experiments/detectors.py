@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from experiments import record
 from tssa_lib import cost
 from tssa_lib.train import train, validate
 from tssa_lib.yolo import YAML, YOLO
@@ -68,6 +69,15 @@ def measured(model: YOLO, data: Path, imgsz: int, device: str = "cpu", **setting
     """
     scores, per_class = validate(model, data, imgsz=imgsz, device=device, **{"rect": False, **settings})
     return {**scores, "per_class": per_class}
+
+
+def add_use(rows: list[dict[str, Any]], command: str, detector: str) -> Path:
+    """Put a detector's rows of use into data/results/use.json, in place of those it had there, and what made them."""
+    file = record.RESULTS / "use.json"
+    there = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {**record.manifest(command), "rows": []}
+    others = [row for row in there["rows"] if row["detector"] != detector]
+    made_by = {**there.get("made_by", {}), detector: record.manifest(command)}
+    return record.write(file, {**there, "made_by": made_by, "rows": [*others, *rows]})
 
 
 def each(do: Callable[..., Any], todo: Sequence[tuple], workers: int = 1) -> Iterator[Any]:

@@ -1,6 +1,7 @@
-"""Attention at P5, P4 and P3 of YOLO11, TSSA against softmax: operations counted, seconds and memory measured.
+"""Attention at P5, P4 and P3 of YOLO11, TSSA against softmax and none: operations counted, seconds and memory measured.
 
-Lesson 10 reads what `python -m experiments.placements` writes, data/results/placements.json. Counting runs the model
+Softmax comes twice: as Ultralytics writes it out ("psa"), and by `scaled_dot_product_attention` ("sdpa"), the same
+attention with the same parameters and output. "plain" is the same block in which no token hears of another. Lesson 10 reads what `python -m experiments.placements` writes, data/results/placements.json. Counting runs the model
 on PyTorch's "meta" device, which knows shapes only: exact, the same on every machine, and no size is too large.
 """
 
@@ -18,13 +19,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from experiments import record
-from kit.results_placements import MODELS, PLACES, SIZES
+from experiments.slot import FusedSoftmax
+from kit.results_placements import ARMS, PLACES, SIZES
 from tssa_lib.cost import count, seconds
 from tssa_lib.yolo import YOLO
 
+from ultralytics.nn.modules.block import Attention
+
 RESULT = record.RESULTS / "placements.json"
+
+
+def network(name: str) -> nn.Module:
+    """The network of an arm of `kit.results_placements.ARMS`, batch norm fused, ready to be timed."""
+    model = YOLO(name.replace("-sdpa-", "-psa-")).model.float().eval().fuse(verbose=False)
+    if "-sdpa-" in name:
+        for attention in [m for m in model.modules() if isinstance(m, Attention)]:
+            attention.__class__ = FusedSoftmax  # a subclass with the same parameters and another forward
+    return model
 
 
 def peak(name: str, size: int) -> float:
@@ -36,7 +50,7 @@ def peak(name: str, size: int) -> float:
 
 def _peak_here(name: str, size: int) -> None:
     kilobytes = lambda kind: int(re.search(rf"{kind}:\s*(\d+)", Path("/proc/self/status").read_text())[1])
-    model = YOLO(name).model.eval().fuse(verbose=False)
+    model = network(name)
     with torch.inference_mode():
         model(torch.rand(1, 3, 64, 64))
         before = kilobytes("VmRSS")
@@ -51,23 +65,25 @@ def measure(
     share: float = 0.6,
     command: str = "python -m experiments.placements",
 ) -> dict[str, Any]:
-    """Measure TSSA and softmax in these placements at every size and write the results; others there stay.
+    """Measure all arms in these placements at every size and write the results; others there stay.
 
-    peak_mib is the median of three fresh processes. A model whose attention maps alone need more than `share` of the
+    SDPA multiplies what the written-out form does, so its counts are those. peak_mib is the median of three fresh processes. A model whose attention maps alone need more than `share` of the
     free memory is not run, and says so.
     """
     import psutil
 
     found = json.loads(path.read_text()) if path.is_file() else {}
-    models = [name for name in MODELS if name[:-5].split("-")[-1] in places]
+    models = [name for name in ARMS if name[:-5].split("-")[-1] in places]
     rows = [row for row in found.get("rows", []) if row["size"] not in sizes or row["model"] not in models]
     for size in sizes:
-        costs = {name: count(YOLO(name).model, size) for name in models}
-        needs = {name: 2 * cost.largest for name, cost in costs.items()}  # the map before and after its softmax
+        costs = {name: count(YOLO(name.replace("-sdpa-", "-psa-")).model, size) for name in models}
+        needs = {name: 0 if "-sdpa-" in name else 2 * cost.largest for name, cost in costs.items()}  # map and softmax
         runs = [name for name in models if needs[name] < share * psutil.virtual_memory().available]
-        took = seconds(runs, size)
+        took = seconds({name: network(name) for name in runs}, size)
         for name in models:
             row = {"model": name, "size": size, **costs[name]._asdict()}
+            if "-sdpa-" in name:
+                del row["largest"]  # it never writes the map
             if name in took:
                 wall, processor = (round(1e3 * statistics.median(t), 1) for t in zip(*took[name]))
                 row |= {
@@ -84,7 +100,7 @@ def measure(
             **record.manifest(command),
             "what": "one picture, float32, batch norm fused, random weights; medians of interleaved runs on the CPU; "
             "milliseconds on the wall and of the processor; peak_mib is what a forward pass adds in a fresh process",
-            "rows": sorted(rows, key=lambda r: (r["size"], MODELS.index(r["model"]))),
+            "rows": sorted(rows, key=lambda r: (r["size"], ARMS.index(r["model"]))),
         }
         record.write(path, found)
     return found

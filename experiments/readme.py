@@ -14,8 +14,10 @@ import nbformat
 from experiments import readme_zh
 from kit import results_cells as cells
 from kit import results_needs as needs
+from kit import results_placements as placements
 from kit.places import NOTEBOOKS, RESULTS, result
 from kit.places import ROOT as REPO
+from kit.results_placements import SIZES
 from kit.results_trial import compare
 
 FROM_TO = {
@@ -173,38 +175,37 @@ def time_rows() -> list[str]:
 
 
 def placement_rows() -> list[str]:
-    places, alone = result("placements")["rows"], result("stock_vs_tssa")
+    places, alone = result("placements"), result("stock_vs_tssa")
 
-    def macs(block: str) -> str:
-        name = f"yolo11n-{block}-p3p4p5.yaml"
-        return f"{next(r['macs'] for r in places if (r['model'], r['size']) == (name, 1920)) / 1e9:.0f}"
+    def at(block: str, where: str, size: int) -> dict:
+        return placements.find(places["rows"], block, where, size)
 
-    def at_640(model: str) -> dict:
-        return next(r for r in places if (r["model"], r["size"]) == (f"yolo11n-{model}.yaml", 640))
+    def over(block: str, what: str) -> str:
+        pairs = [[placements.find(alone["rows"], b, "p5", size)[what] for b in ("tssa", block)] for size in SIZES]
+        return ", ".join(f"{ours / theirs:.2f}" for ours, theirs in pairs)
 
-    everywhere, stock = at_640("tssa-p3p4p5"), at_640("psa-p5")
+    def milliseconds(block: str, where: str) -> str:
+        return f"{at(block, where, 640)['wall_ms']:.0f} ms"
 
-    def beside(what: str) -> str:
-        rows = alone["rows"]
-        return ", ".join(f"{ours[what] / stock[what]:.2f}" for stock, ours in zip(rows[::2], rows[1::2]))
-
+    blocks = ", ".join(f"{name} {milliseconds(block, 'p3p4p5')}" for block, name in placements.BLOCKS.items())
+    tssa, softmax = at("tssa", "p3p4p5", 1920), at("sdpa", "p3p4p5", 1920)
     return [
         row(
-            f"TSSA-YOLO11n over YOLO11n, one picture at 640, 1,280, 1,920 px, {alone['threads']} CPU threads",
-            f"time {beside('wall_ms')}; memory {beside('peak_mib')}",
+            f"TSSA-YOLO11n over YOLO11n with softmax by SDPA, one picture at 640, 1,280, 1,920 px, "
+            f"{alone['threads']} CPU threads",
+            f"time {over('sdpa', 'wall_ms')}; memory {over('sdpa', 'peak_mib')}",
             "[stock_vs_tssa.json](data/results/stock_vs_tssa.json)",
         ),
         row(
-            f"YOLO11n with TSSA at P3, P4 and P5 beside YOLO11n as it is (softmax at P5 alone), one picture of 640 px, "
-            f"{result('placements')['threads']} CPU thread",
-            f"{everywhere['wall_ms']:.0f} against {stock['wall_ms']:.0f} ms, {everywhere['macs'] / 1e9:.2f} against "
-            f"{stock['macs'] / 1e9:.2f} billion multiply–adds",
+            f"YOLO11n with a block at P3, P4 and P5, one picture of 640 px, {places['threads']} CPU thread",
+            f"{blocks}; YOLO11n as it is (softmax, written out, at P5 alone) {milliseconds('psa', 'p5')}",
             "[placements.json](data/results/placements.json)",
         ),
         row(
-            "multiply–adds of YOLO11n with attention at P3, P4 and P5, one picture of 1,920 px",
-            f"softmax {macs('psa')}, TSSA {macs('tssa')} billion",
-            "[placements.json](data/results/placements.json)",
+            "the same of 1,920 px: softmax (SDPA) over TSSA",
+            f"time {softmax['wall_ms'] / tssa['wall_ms']:.1f}, multiply–adds {softmax['macs'] / tssa['macs']:.1f}, "
+            f"memory {softmax['peak_mib'] / tssa['peak_mib']:.2f}",
+            "the same",
         ),
     ]
 

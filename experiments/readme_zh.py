@@ -86,17 +86,20 @@ WORDS = {
         "我们的 TSSA 在两个线性映射之外的耗时，占原实现次序相应耗时的比例"
     ),
     "… at 400, 1,600, 6,400, 25,600 tokens": "400、1,600、6,400、25,600 个词元时为 {}",
-    "TSSA-YOLO11n over YOLO11n, one picture at 640, 1,280, 1,920 px, # CPU threads": (
-        "TSSA-YOLO11n 与 YOLO11n 之比，一张 640、1,280、1,920 像素的图像，{} 个 CPU 线程"
+    "TSSA-YOLO11n over YOLO11n with softmax by SDPA, one picture at 640, 1,280, 1,920 px, # CPU threads": (
+        "TSSA-YOLO11n 与用 SDPA 计算 softmax 的 YOLO11n 之比，一张 640、1,280、1,920 像素的图像，{} 个 CPU 线程"
     ),
     "time …; memory …": "时间 {}；内存 {}",
-    "YOLO11n with TSSA at P3, P4 and P5 beside YOLO11n as it is (softmax at P5 alone), one picture of 640 px, # CPU "
-    "thread": "P3、P4、P5 都有 TSSA 的 YOLO11n 与原版 YOLO11n（仅 P5 有 softmax），一张 640 像素的图像，{} 个 CPU 线程",
-    "# against # ms, # against # billion multiply–adds": "{} 对 {} 毫秒，乘加 {} 对 {} G 次",
-    "multiply–adds of YOLO11n with attention at P3, P4 and P5, one picture of 1,920 px": (
-        "P3、P4、P5 都有注意力的 YOLO11n 的乘加次数（G 为十亿），一张 1,920 像素的图像"
+    "YOLO11n with a block at P3, P4 and P5, one picture of 640 px, # CPU thread": (
+        "P3、P4、P5 都有该模块的 YOLO11n，一张 640 像素的图像，{} 个 CPU 线程"
     ),
-    "softmax #, TSSA # billion": "softmax {} G，TSSA {} G",
+    "no attention # ms, softmax, written out # ms, softmax (SDPA) # ms, TSSA # ms; YOLO11n as it is (softmax, written "
+    "out, at P5 alone) # ms": (
+        "无注意力 {} 毫秒，逐步写出的 softmax {} 毫秒，softmax（SDPA）{} 毫秒，TSSA {} 毫秒；"
+        "原版 YOLO11n（仅 P5 有逐步写出的 softmax）{} 毫秒"
+    ),
+    "the same of 1,920 px: softmax (SDPA) over TSSA": "同上，1,920 像素：softmax（SDPA）与 TSSA 之比",
+    "time #, multiply–adds #, memory #": "时间 {}，乘加次数 {}，内存 {}",
     "ToST on 8×8 digits, θ = 1, # seeds, held-out accuracy": "ToST，8×8 手写数字，θ = 1，{} 个种子，留出集准确率",
     "tied #, untied #": "绑定 {}，不绑定 {}",
     "its trained blocks whose TSSA step lowers the variational rate": "训练后 TSSA 一步使变分编码率下降的模块",

@@ -229,7 +229,7 @@ def needs(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             **{k: v for k, v in r.items() if k != "asked"},
             "epochs": r["asked"]["epochs"],
         }
-        for r in sorted(rows, key=_place)
+        for r in rows
     ]
 
 
@@ -249,16 +249,17 @@ def use(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def _place(kept: dict[str, Any]) -> tuple[int, ...]:
-    asked = kept["asked"]
+def _place(row: dict[str, Any]) -> tuple[int, ...]:
+    """Where a row of `needs.json` stands."""
     orders = ("task", ["own", "rare", "cue", "twin"]), ("network", NETWORKS), ("block", list(BLOCKS))
-    return (*(order.index(asked[name]) for name, order in orders), asked["seed"])
+    return (*(order.index(row[name]) for name, order in orders), row["seed"])
 
 
 def assemble(folder: Path, form: Form, out: Path, command: str) -> Path:
     """Write `needs.json` and the rows of these detectors in `use.json`, beside it, from what `folder` holds.
 
-    Rows of other detectors in `use.json` stay. `ValueError` when there is no training.
+    Rows that the file has already, of the same recipe and form, stay beside the new ones, and `earlier` says which
+    commands made them. Rows of other detectors in `use.json` stay. `ValueError` when there is no training.
     """
     kept = [json.loads(p.read_text(encoding="utf-8")) for p in sorted(folder.glob("*.json"))]
     now = json.loads(json.dumps(RECIPE))
@@ -268,18 +269,29 @@ def assemble(folder: Path, form: Form, out: Path, command: str) -> Path:
         for r in kept
         if r["asked"]["plan"] == json.loads(json.dumps(plan(r["asked"]["network"], r["asked"]["block"])))
     ]
-    rows = needs(kept)
-    tasks = list(dict.fromkeys(r["task"] for r in rows))
     said = {
-        **record.manifest(command),
+        "form": asdict(form),
+        "recipe": {k: v for k, v in now.items() if k not in ("imgsz", "epochs")},
+    }
+    fresh = {_place(r): r for r in needs(kept)}
+    if not fresh:
+        raise ValueError(f"expected finished trainings of this recipe and form in {folder}, found none")
+    before = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
+    same = {name: before.get(name) for name in said} == said
+    stay = {_place(r): r for r in before["rows"]} if same else {}
+    rows = [row for _, row in sorted({**stay, **fresh}.items())]
+    about = record.manifest(command)
+    if stay.keys() - fresh.keys():
+        about["earlier"] = [*before.get("earlier", []), {name: before.get(name) for name in record.manifest("")}]
+    about |= {
         "minutes": round(sum(r["seconds"] for r in rows) / 60, 1),
         "processor_minutes": round(sum(r["processor_seconds"] for r in rows) / 60, 1),
         "seeds": sorted({r["seed"] for r in rows}),
     }
+    tasks = list(dict.fromkeys(r["task"] for r in rows))
     result = {
+        **about,
         **said,
-        "form": asdict(form),
-        "recipe": {k: v for k, v in RECIPE.items() if k not in ("imgsz", "epochs")},
         "scenes": {task: asdict(spec(task, form)) for task in tasks},
         "chance": {task: chance(spec(task, form)) for task in tasks},
         "receptive_fields": {r["network"]: r["receptive_field"] for r in rows},
@@ -287,10 +299,10 @@ def assemble(folder: Path, form: Form, out: Path, command: str) -> Path:
     }
     record.write(out, result)
     beside = out.with_name(out.name.replace("needs", "use"))
-    before = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
-    others = [r for r in before.get("rows", []) if r["detector"] not in NETWORKS]
+    known = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
+    others = [r for r in known.get("rows", []) if r["detector"] not in NETWORKS]
     if ours := use(rows):
-        record.write(beside, {**before, **said, "rows": [*ours, *others]})
+        record.write(beside, {**known, **about, "rows": [*ours, *others]})
     return out
 
 

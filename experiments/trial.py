@@ -4,6 +4,7 @@
     python -m experiments.trial --laptop --workers 2     60 trainings: an hour and a half on two cores
     python -m experiments.trial                          the same with more and larger scenes: sized for one GPU
     python -m experiments.trial --laptop --switches      one change of TSSA at a time, in easy: 30 trainings more
+    python -m experiments.trial --laptop --use --seeds 3 what easy's detectors lose without their attention: use.json
 
 The slot is row 10, where YOLO11 has attention (lesson 10). Every block starts from the same numbers, sees the same
 scenes in the same order and is trained by the same recipe from scratch. Each finished training is a file of its own, so
@@ -14,6 +15,7 @@ large as what one looks for, so blocks are compared seed by seed (Student's t fo
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import shlex
 import sys
@@ -25,6 +27,7 @@ from typing import Any
 import torch
 
 from experiments import detectors, record
+from experiments.detector_trial import changed, interventions
 from kit.results_trial import at_size, compare, figure, table
 from tssa_lib import yolo
 from tssa_lib.paths import data_dir
@@ -51,6 +54,7 @@ SWITCHES = {  # one change at a time, for `--blocks`
     "tssa code": ("C2TSSA", dict(normalize="code")),
     "tssa tied": ("C2TSSA", dict(tied=True)),
 }
+USED = "digits, YOLO11n"  # what use.json calls the detectors of the trial
 DIFFICULTIES = ("easy", "hard", "context")
 RESULTS = record.RESULTS
 
@@ -164,6 +168,32 @@ def one(block: str, difficulty: str, seed: int, form: Form, folder: Path, device
     return detectors.kept(folder / f"{name}.json", asked, make)
 
 
+# --- what the detectors make of their attention ---------------------------------------------------
+
+
+def use(block: str, difficulty: str, seed: int, form: Form, folder: Path, device: str = "cpu") -> list[dict[str, Any]]:
+    """The rows of `use.json` of one detector, as trained and with its attention changed; trained if it isn't there."""
+    name = f"{difficulty}-{block.replace(' ', '-')}-{seed}"
+    last = folder / name / "run" / "weights" / "last.pt"
+    if not last.is_file():
+        (folder / f"{name}.json").unlink(missing_ok=True)
+    asked = one(block, difficulty, seed, form, folder, device)["asked"]
+    data = scenes(difficulty, form)
+
+    def make() -> dict[str, Any]:
+        rows = []
+        for what in (None, *interventions(YOLO(str(last)))):
+            model = YOLO(str(last))  # anew, as validation fuses it
+            with contextlib.nullcontext() if what is None else changed(model, what):
+                found = detectors.measured(model, data, form.size, device)
+            rows.append({"intervention": what, "mAP50": found["mAP50"], "per_class": found["per_class"]})
+        return {"rows": rows}
+
+    called = {"tssa": "TSSA published", "tssa improved": "TSSA improved"}.get(block, block)
+    same = {"detector": USED, "task": difficulty, "block": called, "seed": seed}
+    return [{**same, **row} for row in detectors.kept(folder / f"{name}-use.json", asked, make)["rows"]]
+
+
 # --- the comparison -----------------------------------------------------------------------------
 
 
@@ -212,6 +242,8 @@ def trial(
 
 
 def main(words: list[str] | None = None) -> None:
+    from tqdm.auto import tqdm
+
     words = sys.argv[1:] if words is None else words
     parser = argparse.ArgumentParser(
         prog="python -m experiments.trial", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -223,6 +255,9 @@ def main(words: list[str] | None = None) -> None:
     )
     parser.add_argument(
         "--switches", action="store_true", help="one change of TSSA at a time, in easy, instead of the four blocks"
+    )
+    parser.add_argument(
+        "--use", action="store_true", help="silence the attention of easy's detectors, and more: rows of use.json"
     )
     parser.add_argument(
         "--seeds", type=int, help="trainings of each block and difficulty (default: 5, with --quick: 2)"
@@ -255,7 +290,7 @@ def main(words: list[str] | None = None) -> None:
     if given.seeds is not None and given.seeds < 2:
         parser.error(f"expected --seeds >= 2, as differences are paired, got {given.seeds}")
     form = QUICK if given.quick else LAPTOP if given.laptop else FULL
-    if given.switches:
+    if given.switches or given.use:
         form = replace(form, difficulties=("easy",))
     asked = dict(
         seeds=given.seeds,
@@ -271,15 +306,14 @@ def main(words: list[str] | None = None) -> None:
     blocks = (
         given.blocks or ["none", "tssa", *SWITCHES, "tssa improved"] if given.switches else given.blocks or list(BLOCKS)
     )
-    results = trial(
-        form,
-        out,
-        given.folder or runs / form.name,
-        blocks,
-        given.device,
-        shlex.join(["python", "-m", "experiments.trial", *words]),
-        given.workers,
-    )
+    folder, command = given.folder or runs / form.name, shlex.join(["python", "-m", "experiments.trial", *words])
+    if given.use:
+        todo = [(b, d, s) for s in form.numbers for d in form.difficulties for b in blocks if b != "none"]
+        with tqdm(todo, desc="use", unit="detector") as bar:
+            rows = [r for what in bar for r in use(*what, form, folder, given.device)]
+        print(f"wrote {detectors.add_use(rows, command, USED)}")
+        return
+    results = trial(form, out, folder, blocks, given.device, command, given.workers)
     print(
         f"mAP50 minus that of the block without attention, {form.seeds} seeds, 95 % intervals of paired differences\n"
         f"{table(results)}"

@@ -179,16 +179,15 @@ def forward(f: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[], None]:
     return call
 
 
-def seconds(names: list[str], size: int, budget: float = 40.0, most: int = 21) -> dict[str, list[tuple[float, float]]]:
-    """(Wall, processor) seconds of forward passes of several models at one size, in turns, so that all see one machine.
+def seconds(
+    models: dict[str, nn.Module], size: int, budget: float = 40.0, most: int = 21
+) -> dict[str, list[tuple[float, float]]]:
+    """(Wall, processor) seconds of forward passes of several networks at one size, in turns, so that all see one machine.
 
     With one thread the processor's seconds hardly depend on what else the machine does.
     """
-    from tssa_lib.yolo import YOLO
-
-    models = {name: YOLO(name).model.float().eval().fuse(verbose=False) for name in names}
     picture = torch.rand(1, 3, size, size, dtype=torch.float32, generator=torch.Generator().manual_seed(0))
-    took: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+    took: dict[str, list[tuple[float, float]]] = {name: [] for name in models}
     end = time.perf_counter() + budget
     with torch.inference_mode():
         for turn in range(most + 1):

@@ -658,7 +658,8 @@ except ValueError as error:
 
 # %%
 for scale in "nsm":
-    took = cost.seconds([f"yolo11{scale}.yaml", f"yolo11{scale}-tssa.yaml"], 320, budget=2, most=5)
+    pair = {name: yolo.YOLO(name).model.float().eval().fuse(verbose=False) for name in (f"yolo11{scale}.yaml", f"yolo11{scale}-tssa.yaml")}
+    took = cost.seconds(pair, 320, budget=2, most=5)
     least = [min(processor for _, processor in runs) for runs in took.values()]
     print(f"{scale}  softmax {1e3 * least[0]:.0f} ms, TSSA {1e3 * least[1]:.0f} ms")
 
@@ -721,31 +722,37 @@ print(f"{carried.parameters:,} of {carried.parameters_of:,} parameters found a p
 # %% [markdown]
 # ### Whole detectors, timed
 #
-# `python -m experiments.placements` measures whole detectors on your machine. What is committed is one measurement on one machine. Softmax attention is the stock block there, **written out**: its
-# memory, and part of its time, are those of the table, not of softmax attention (section 10.9). TSSA had one head at P4 and P3 when it was taken; more heads change neither the maps nor
-# the number of multiply–adds.
+# `python -m experiments.placements` measures whole detectors on your machine. What is committed is one measurement on one machine. Softmax attention comes twice: the stock
+# block, **written out**, and the same block by **SDPA** (section 10.9), its rival in earnest. *No attention* is the same block with the identity in attention's place: what is
+# above it is what attention costs.
 
 # %%
 measured = placements.load()
+rows = measured["rows"]
 print(f"{measured['command']} · {measured['threads']} thread(s), torch {measured['torch']}, {measured['what']}")
-seconds = {(r["model"], r["size"]): r for r in measured["rows"]}
-for (name, size), r in seconds.items():
-    if name.endswith(("-p5.yaml", "-p3p4p5.yaml")):
-        print(f"{name[8:-5]:12} {size:4} px ", r.get("not_run") or f"{r['processor_ms'] / 1e3:7.2f} s, {r['peak_mib']:7,.0f} MiB")
+for r in rows:
+    if r["model"].endswith(("-p5.yaml", "-p3p4p5.yaml")):
+        print(f"{r['model'][8:-5]:12} {r['size']:4} px ", r.get("not_run") or f"{r['wall_ms'] / 1e3:7.2f} s, {r['peak_mib']:7,.0f} MiB")
 
 # %% tags=["hide-input"]
 # figure: the committed measurement
 def drawn(what, scale):
-    return {kind: [seconds[f"yolo11n-{block}-{places}.yaml", size].get(what, float("nan")) / scale for size in placements.SIZES
-                   for places in placements.PLACES] for kind, block in (("softmax", "psa"), ("TSSA", "tssa"))}
+    return {kind: [placements.find(rows, block, places, size).get(what, float("nan")) / scale for size in placements.SIZES
+                   for places in placements.PLACES] for block, kind in placements.BLOCKS.items()}
 
 top, bottom = plots.row(1, 8, 3.6, rows=2)
-plots.bars(names, drawn("processor_ms", 1e3), title="Processor time of one picture", ylabel="seconds", yscale="log", ax=top)
+plots.bars(names, drawn("wall_ms", 1e3), title="Time of one picture", ylabel="seconds", yscale="log", ax=top)
 fig = plots.bars(names, drawn("peak_mib", 1), title="Memory that one picture adds", ylabel="MiB", yscale="log", ax=bottom)
-missing = [r["model"][8:-5] + f" at {r['size']:,} px" for r in measured["rows"] if "not_run" in r]
-show(fig, alt="Two bar charts on logarithmic axes. Softmax and TSSA are close at P5; with P3 the softmax bars are several times higher, "
-              "and the one of P3, P4 and P5 at 1,920 pixels is missing",
-     digest=f"measured {len(seconds) - len(missing)} of {len(seconds)}; not run for want of memory: {', '.join(missing) or 'none'}")
+missing = [r["model"][8:-5] + f" at {r['size']:,} px" for r in rows if "not_run" in r]
+show(fig, alt="Two bar charts on logarithmic axes, four bars a group: no attention, softmax written out, softmax by SDPA, TSSA. All are close at P5. "
+              "With P3 both softmax bars of time rise far above TSSA's, which stays near no attention's. Of memory, the written-out form alone rises",
+     digest=f"measured {len(rows) - len(missing)} of {len(rows)}; not run for want of memory: {', '.join(missing) or 'none'}")
+
+# %%
+for size in placements.SIZES:                                              # all three levels: what attention costs
+    none, sdpa, ours = (placements.find(rows, block, "p3p4p5", size) for block in ("plain", "sdpa", "tssa"))
+    print(f"P3+P4+P5, {size:4} px: SDPA takes {sdpa['wall_ms'] / ours['wall_ms']:4.1f} times TSSA's time and {sdpa['peak_mib'] / ours['peak_mib']:.2f} of its memory; "
+          f"TSSA takes {ours['wall_ms'] / none['wall_ms']:.2f} of the time of no attention")
 
 # %% [markdown]
 # Read the P5 bars first: they are the fair comparison with the YOLO11 that people use. Both were measured once more, alone, with more
@@ -755,9 +762,10 @@ show(fig, alt="Two bar charts on logarithmic axes. Softmax and TSSA are close at
 beside = placements.load("stock_vs_tssa")
 print(f"{beside['command'].split(' --out')[0]} · {beside['threads']} threads on {beside['cores']} cores, load {beside['load']}")
 alone = beside["rows"]
-for a, b in zip(alone[::2], alone[1::2]):                                  # softmax, TSSA; size by size
-    print(f"P5 only, {a['size']:4} px, {a['runs']} runs: TSSA takes {b['wall_ms'] / a['wall_ms']:.2f} of the time "
-          f"and {b['peak_mib'] / a['peak_mib']:.2f} of the memory")
+for size in placements.SIZES:
+    none, sdpa, ours = (placements.find(alone, block, "p5", size) for block in ("plain", "sdpa", "tssa"))
+    print(f"P5 only, {size:4} px, {ours['runs']} runs: TSSA takes {ours['wall_ms'] / sdpa['wall_ms']:.2f} of SDPA's time and {ours['peak_mib'] / sdpa['peak_mib']:.2f} of its memory, "
+          f"{ours['wall_ms'] / none['wall_ms']:.2f} of the time of no attention")
 
 # %% [markdown]
 # At P5 the attention is a small part of the network, so at 640 px the two detectors can't differ much, whatever their attention costs; its share grows with the picture. Memory is set by other maps until the tables of softmax attention, where it is written out, outgrow them: before that

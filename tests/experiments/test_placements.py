@@ -5,12 +5,13 @@ import json
 import pytest
 import torch
 
-from experiments import placements
+from experiments import placements, slot
+from kit.results_placements import ARMS, BLOCKS, MODELS, SIZES
 from tssa_lib import cost, yolo
 from tssa_lib.yolo import YOLO
 
 
-@pytest.mark.parametrize("name", placements.MODELS)
+@pytest.mark.parametrize("name", MODELS)
 def test_every_placement_builds_and_keeps_the_strides(name):
     _, block, places = name[:-5].split("-")
     model = YOLO(name).model
@@ -27,18 +28,31 @@ def test_measuring_again_keeps_what_was_not_measured(tmp_path, monkeypatch):
     placements.measure([64], ["p5"], tmp_path / "p.json")
     rows = placements.measure([96], ["p5"], tmp_path / "p.json")["rows"]
     assert [(r["size"], r["model"]) for r in rows] == [
-        (s, f"yolo11n-{b}-p5.yaml") for s in (64, 96) for b in ("psa", "tssa")
+        (s, f"yolo11n-{b}-p5.yaml") for s in (64, 96) for b in BLOCKS
     ]
     assert all((r["wall_ms"], r["processor_ms"], r["runs"], r["peak_mib"]) == (2.0, 1.0, 3, 5.0) for r in rows)
     rows = placements.measure([96], ["p4p5"], tmp_path / "p.json", share=0.0)["rows"]
-    assert len(rows) == 6 and ["not_run" in r for r in rows] == [False] * 4 + [True] * 2
+    assert len(rows) == 12
+    assert [r["model"] for r in rows if "not_run" in r] == [f"yolo11n-{b}-p4p5.yaml" for b in ("plain", "psa", "tssa")]
+
+
+def test_sdpa_is_the_same_detector():
+    """Same parameters, same output: what the written-out form and SDPA differ in is how they compute."""
+    torch.manual_seed(0)
+    written = placements.network("yolo11n-psa-p3p4p5.yaml")
+    sdpa = placements.network("yolo11n-sdpa-p3p4p5.yaml")
+    assert sum(isinstance(m, slot.FusedSoftmax) for m in sdpa.modules()) == 3
+    sdpa.load_state_dict(written.state_dict())
+    x = torch.rand(1, 3, 96, 96)
+    with torch.no_grad():
+        assert torch.allclose(sdpa(x)[0], written(x)[0], rtol=1e-4, atol=1e-3)
 
 
 def test_counted_costs_are_those_of_the_stored_results():
     """The committed results belong to this code; TSSA's statistics may be counted either way, hence one percent."""
     rows = json.loads(placements.RESULT.read_text())["rows"]
-    assert {(r["model"], r["size"]) for r in rows} == {(m, s) for m in placements.MODELS for s in placements.SIZES}
+    assert {(r["model"], r["size"]) for r in rows} == {(m, s) for m in ARMS for s in SIZES}
     for row in (r for r in rows if r["size"] == 1280):
-        found = cost.count(YOLO(row["model"]).model, row["size"])
-        assert found.macs == pytest.approx(row["macs"], rel=1e-2) and found.largest == row["largest"]
+        found = cost.count(YOLO(row["model"].replace("-sdpa-", "-psa-")).model, row["size"])
+        assert found.macs == pytest.approx(row["macs"], rel=1e-2) and found.largest == row.get("largest", found.largest)
         assert found.attention_macs == pytest.approx(row["attention_macs"], rel=1e-2)
