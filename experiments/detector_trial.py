@@ -161,9 +161,9 @@ def opened(folder: Path) -> YOLO:
 
 
 def scores(trial: Trial, model: YOLO, split: str) -> dict[str, Any]:
-    """A detector's metrics on a split, in batches of at least two pictures."""
-    batch = pairs(pictures(trial.data, split), trial.recipe.get("batch", 16))
-    return detectors.measured(model, trial.data, trial.imgsz, trial.device, split=split, batch=batch)
+    """A detector's metrics on a split, in batches of at least two pictures, of the shape that it was trained on."""
+    batch, rect = pairs(pictures(trial.data, split), trial.recipe.get("batch", 16)), trial.recipe.get("rect", False)
+    return detectors.measured(model, trial.data, trial.imgsz, trial.device, split=split, batch=batch, rect=rect)
 
 
 def used(trial: Trial, again: Callable[[], YOLO]) -> list[dict[str, Any]]:

@@ -241,10 +241,12 @@ def test_tables_rows_of_use_and_figures():
 
 
 def test_rows_of_use_replace_those_of_the_same_detector_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(blood_cells.record, "RESULTS", tmp_path)
+    monkeypatch.setattr(detectors.record, "RESULTS", tmp_path)
     for detector, value in (("a", 1), ("b", 2), ("a", 3)):
-        blood_cells.add_use([{"detector": detector, "mAP50": value}], "python -m x", detector)
-    rows = json.loads((tmp_path / "use.json").read_text())["rows"]
+        detectors.add_use([{"detector": detector, "mAP50": value}], "python -m x", detector)
+    found = json.loads((tmp_path / "use.json").read_text())
+    rows = found["rows"]
+    assert {d: m["command"] for d, m in found["made_by"].items()} == {"a": "python -m x", "b": "python -m x"}
     assert [(row["detector"], row["mAP50"]) for row in rows] == [("b", 2), ("a", 3)]
 
 

@@ -207,6 +207,14 @@ def test_a_training_is_kept_and_the_results_are_whole(tmp_path):
     assert {r["intervention"] for r in use["rows"] if r["detector"] == "local"} == {None, *relations.INTERVENTIONS}
     assert [r["detector"] for r in use["rows"]].count("digits") == 1  # others' rows stay
 
+    (folder / "rare-local-TSSA-improved-0.json").unlink()  # as on another machine
+    relations.assemble(folder, TINY, out, "python -m experiments.relations --blocks none")
+    again = json.loads(out.read_text())
+    assert again["rows"] == needs["rows"] and "earlier" not in needs
+    assert [e["command"] for e in again["earlier"]] == [needs["command"]]
+    relations.assemble(folder, replace(TINY, val=TINY.val + 1), out, "x")  # other scenes: nothing of before stays
+    assert [r["block"] for r in json.loads(out.read_text())["rows"]] == ["none"]
+
 
 def test_nothing_trained_writes_nothing(tmp_path):
     (tmp_path / "needs.json").write_text("{}")

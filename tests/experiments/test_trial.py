@@ -22,6 +22,7 @@ from experiments.trial import (
 from kit.places import NOTEBOOKS
 from kit.results_trial import compare, difference, table
 from tssa_lib import yolo
+from tssa_lib.silence import INTERVENTIONS
 from tssa_lib.train import Run
 from tssa_lib.yolo import YOLO
 
@@ -134,6 +135,15 @@ def test_the_command_and_where_it_writes(words, out, seeds, difficulties, tmp_pa
     assert set(SWITCHES) <= set(blocks) if "--switches" in words else list(blocks) == list(BLOCKS)
 
 
+def test_use_is_asked_of_every_detector_with_attention(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setenv("TSSA_DATA", str(tmp_path))
+    monkeypatch.setattr(trial, "use", lambda *what: asked.append(what[:3]) or [{"detector": trial.USED}])
+    monkeypatch.setattr(trial.detectors, "add_use", lambda rows, command, detector: (len(rows), command, detector))
+    trial.main(["--laptop", "--use", "--seeds", "2", "--blocks", "none", "tssa"])
+    assert asked == [("tssa", "easy", 0), ("tssa", "easy", 1)], "none has nothing to be silenced"
+
+
 @pytest.mark.slow
 def test_a_trial_runs_is_stopped_and_goes_on(tmp_path, monkeypatch):
     monkeypatch.setenv("TSSA_DATA", str(tmp_path / "data"))
@@ -161,6 +171,15 @@ def test_a_trial_runs_is_stopped_and_goes_on(tmp_path, monkeypatch):
     assert trial.trial(TINY, tmp_path / "two.json", tmp_path / "runs", blocks, workers=2)["rows"] == results["rows"], (
         "in one order"
     )
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("last.pt")}
+    rows = trial.use("tssa improved", "context", 0, TINY, tmp_path / "runs")
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("last.pt")} == before, "nothing is trained again"
+    assert [r["intervention"] for r in rows] == [None, *INTERVENTIONS]
+    assert {(r["detector"], r["task"], r["block"], r["seed"]) for r in rows} == {
+        (trial.USED, "context", "TSSA improved", 0)
+    }
+    untouched = next(r for r in results["rows"] if r["asked"] == {**ours["asked"], "seed": 0})
+    assert rows[0]["mAP50"] == untouched["mAP50"] and all(0 <= r["mAP50"] <= 1 for r in rows)
     again = one("tssa improved", "context", 0, replace(TINY, epochs=2), tmp_path / "other")
     assert again["asked"]["form"]["epochs"] == 2, "another form is another training"
 
