@@ -16,7 +16,6 @@ Every arm has its control at the same places: the same blocks, feed-forward part
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import sys
 from pathlib import Path

@@ -1,8 +1,9 @@
 """Attention at P5, P4 and P3 of YOLO11, TSSA against softmax and none: operations counted, seconds and memory measured.
 
 Softmax comes twice: as Ultralytics writes it out ("psa"), and by `scaled_dot_product_attention` ("sdpa"), the same
-attention with the same parameters and output. "plain" is the same block in which no token hears of another. Lesson 10 reads what `python -m experiments.placements` writes, data/results/placements.json. Counting runs the model
-on PyTorch's "meta" device, which knows shapes only: exact, the same on every machine, and no size is too large.
+attention with the same parameters and output. "plain" is the same block in which no token hears of another. Lesson 10
+reads what `python -m experiments.placements` writes, data/results/placements.json. Counting runs the model on PyTorch's
+"meta" device, which knows shapes only: exact, the same on every machine, and no size is too large.
 """
 
 from __future__ import annotations
@@ -67,8 +68,8 @@ def measure(
 ) -> dict[str, Any]:
     """Measure all arms in these placements at every size and write the results; others there stay.
 
-    SDPA multiplies what the written-out form does, so its counts are those. peak_mib is the median of three fresh processes. A model whose attention maps alone need more than `share` of the
-    free memory is not run, and says so.
+    SDPA multiplies what the written-out form does, so its counts are those. peak_mib is the median of three fresh
+    processes. A model whose attention maps alone need more than `share` of the free memory is not run, and says so.
     """
     import psutil
 

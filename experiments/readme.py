@@ -275,15 +275,23 @@ def recipe_rows() -> list[str]:
 def capacity_rows() -> list[str]:
     capacity = result("capacity")
     lines = []
-    for task, says in (("twin", "has this token a twin of its colour?"), ("rare", "is its colour the rarer of two?")):
-        rows = [r for r in capacity["rows"] if (r["task"], r["colours"]) == (task, 48)]
-        blocks = dict.fromkeys(r["block"] for r in rows)
-        each = ", ".join(f"{b} {mean(r['AP'] for r in rows if r['block'] == b):.2f}" for b in blocks)
-        what = (
-            f"sets of {capacity['tokens']} tokens, 48 colours, width {rows[0]['width']}, "
-            f"{len(capacity['seeds'])} seeds, chance {rows[0]['chance']:.2f}: {says} Mean average precision"
-        )
-        lines.append(row(what, each, "[capacity.json](data/results/capacity.json)"))
+    asked = (("twin", "has this token a twin of its colour?"), ("rare", "is its colour the rarer of two?"))
+    for task, says in asked:
+        of = [r for r in capacity["rows"] if (r["task"], r["colours"]) == (task, 48)]
+        for width in sorted({r["width"] for r in of}):
+            rows = [r for r in of if r["width"] == width]
+            only = {"task": task, "width": width, "colours": 48}
+            found = needs.by_block(rows, "AP", **only)
+            each = ", ".join(f"{block} {mean(values.values()):.2f}" for block, values in found.items())
+            above = needs.paired(rows, "softmax", "TSSA improved", "AP", **only)
+            what = (
+                f"sets of {capacity['tokens']} tokens, 48 colours, width {width}, "
+                f"{len(found['softmax'])} seeds, chance {rows[0]['chance']:.2f}: {says} Mean average precision"
+            )
+            told = (
+                f"{each}; softmax minus TSSA improved {above['mean']:+.2f} [{above['low']:+.2f}, {above['high']:+.2f}]"
+            )
+            lines.append(row(what, told, "[capacity.json](data/results/capacity.json)"))
     return lines
 
 

@@ -64,6 +64,7 @@ WORDS = {
     "sets of # tokens, # colours, width #, # seeds, chance #: is its colour the rarer of two? Mean average precision": (
         "{} 个词元的集合，{} 种颜色，宽度 {}，{} 个种子，随机水平 {}：它的颜色是两种中较少的那种吗？AP 的均值"
     ),
+    "…; softmax minus TSSA improved # [#, #]": "{}；softmax 减 TSSA improved {} [{}, {}]",
     "blood cells, test pictures: mAP50, # seeds, difference from no attention at the same places": (
         "血细胞，测试集：mAP50，{} 个种子，与相同位置无注意力之差"
     ),

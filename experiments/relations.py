@@ -275,7 +275,9 @@ def assemble(folder: Path, form: Form, out: Path, command: str) -> Path:
     }
     fresh = {_place(r): r for r in needs(kept)}
     if not fresh:
-        raise ValueError(f"expected finished trainings of this recipe and form in {folder}, found none: nothing is written")
+        raise ValueError(
+            f"expected finished trainings of this recipe and form in {folder}, found none: nothing is written"
+        )
     before = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
     same = {name: before.get(name) for name in said} == said
     stay = {_place(r): r for r in before["rows"]} if same else {}

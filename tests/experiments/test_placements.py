@@ -27,9 +27,7 @@ def test_measuring_again_keeps_what_was_not_measured(tmp_path, monkeypatch):
     monkeypatch.setattr(placements, "peak", lambda name, size: 5.0)
     placements.measure([64], ["p5"], tmp_path / "p.json")
     rows = placements.measure([96], ["p5"], tmp_path / "p.json")["rows"]
-    assert [(r["size"], r["model"]) for r in rows] == [
-        (s, f"yolo11n-{b}-p5.yaml") for s in (64, 96) for b in BLOCKS
-    ]
+    assert [(r["size"], r["model"]) for r in rows] == [(s, f"yolo11n-{b}-p5.yaml") for s in (64, 96) for b in BLOCKS]
     assert all((r["wall_ms"], r["processor_ms"], r["runs"], r["peak_mib"]) == (2.0, 1.0, 3, 5.0) for r in rows)
     rows = placements.measure([96], ["p4p5"], tmp_path / "p.json", share=0.0)["rows"]
     assert len(rows) == 12
