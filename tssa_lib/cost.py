@@ -182,7 +182,7 @@ def forward(f: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[], None]:
 def seconds(
     models: dict[str, nn.Module], size: int, budget: float = 40.0, most: int = 21
 ) -> dict[str, list[tuple[float, float]]]:
-    """(Wall, processor) seconds of forward passes of several networks at one size, in turns, so that all see one machine.
+    """(Wall, processor) seconds of forward passes of networks at one size, in turns, so that all see one machine.
 
     With one thread the processor's seconds hardly depend on what else the machine does.
     """

@@ -768,8 +768,10 @@ for size in placements.SIZES:
           f"{ours['wall_ms'] / none['wall_ms']:.2f} of the time of no attention")
 
 # %% [markdown]
-# At P5 the attention is a small part of the network, so at 640 px the two detectors can't differ much, whatever their attention costs; its share grows with the picture. Memory is set by other maps until the tables of softmax attention, where it is written out, outgrow them: before that
-# the largest moment is in the second convolution, long before any attention, and what differs is how the allocator happened to lay things out.
+# At P5 the attention is a small part of the network, so at 640 px the detectors take about the same time, whatever their attention costs; the differences of a few percent there
+# are those of the clock. At three levels SDPA's term in $n^2$ shows in the time of the whole detector, and grows with the picture, while TSSA stays within a few percent of no attention.
+# In memory SDPA and TSSA are alike: the largest moment is in the second convolution, long before any attention, and what differs is how the allocator happened to lay things
+# out. The gigabytes belong to the written-out table alone.
 
 # %% [markdown]
 # ### Tied and code, behind batch norm

@@ -35,7 +35,7 @@ def pretended(monkeypatch):
         done.append(("train", folder.name, settings["seed"]))
         return folder / "last.pt", {"seconds": 1.0, "processor seconds": 1.0, "parameters": 1, "flops": 1}
 
-    def measured(model, data, imgsz, device, split, batch):
+    def measured(model, data, imgsz, device, split, batch, rect):
         done.append((split, model, batch))
         good = 0.1 if model.startswith("TSSA") else 0.0
         return {"mAP50": 0.6 + good + 0.01 * int(model[-1]), "mAP50-95": 0.3, "per_class": {"0": 0.6 + good}}

@@ -31,7 +31,7 @@ def test_measuring_again_keeps_what_was_not_measured(tmp_path, monkeypatch):
     assert all((r["wall_ms"], r["processor_ms"], r["runs"], r["peak_mib"]) == (2.0, 1.0, 3, 5.0) for r in rows)
     rows = placements.measure([96], ["p4p5"], tmp_path / "p.json", share=0.0)["rows"]
     assert len(rows) == 12
-    assert [r["model"] for r in rows if "not_run" in r] == [f"yolo11n-{b}-p4p5.yaml" for b in ("plain", "psa", "tssa")]
+    assert [r["model"] for r in rows if "not_run" in r] == [f"yolo11n-{b}-p4p5.yaml" for b in BLOCKS]
 
 
 def test_sdpa_is_the_same_detector():
