@@ -769,7 +769,7 @@ for size in placements.SIZES:
 
 # %% [markdown]
 # At P5 the attention is a small part of the network, so at 640 px the detectors take about the same time, whatever their attention costs; the differences of a few percent there
-# are those of the clock. At three levels SDPA's term in $n^2$ shows in the time of the whole detector, and grows with the picture, while TSSA stays within a few percent of no attention.
+# are those of the clock. At three levels SDPA's term in $n^2$ shows in the time of the whole detector, and grows with the picture, while TSSA stays within about a tenth of no attention.
 # In memory SDPA and TSSA are alike: the largest moment is in the second convolution, long before any attention, and what differs is how the allocator happened to lay things
 # out. The gigabytes belong to the written-out table alone.
 
