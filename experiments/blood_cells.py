@@ -4,8 +4,8 @@
     python -m experiments.blood_cells use       a minute: what the ready detector loses without its attention
     python -m experiments.blood_cells trial     about fifty minutes of one idle core; resumable
 
-`ready` trains YOLO11n with TSSA at P3, P4 and P5, in the form that the derivation suggests, keeps its last epoch in data/detectors/blood_cells.pt and writes data/results/blood_cells_ready.json: one
-seed, measured once.
+`ready` trains YOLO11n with TSSA at P3, P4 and P5, in the form that the derivation suggests, keeps its last epoch in
+data/detectors/blood_cells.pt and writes data/results/blood_cells_ready.json: one seed, measured once.
 `use` puts its rows into data/results/use.json. `trial` writes data/results/blood_cells.json, and its rows of use into
 use.json.
 

@@ -8,6 +8,7 @@ import torch
 
 from experiments import capacity
 from kit import results_needs
+from kit.places import ROOT
 from tssa_lib.tssa import TSSA
 
 
@@ -116,3 +117,24 @@ def test_errors_say_what_was_expected():
         capacity.sets("odd", 1, 12, torch.Generator())
     with pytest.raises(ValueError, match="got 'loud'"):
         capacity.mixer("loud", 16)
+
+
+def test_the_readmes_say_what_the_sets_say():
+    """The order of the blocks stands there exactly if the committed rows hold it, at both widths."""
+    rows = results_needs.load("capacity")["rows"]
+    order = ("SE", "XCA", "TSSA improved", "softmax")
+    steps = [
+        results_needs.paired(rows, above, below, "AP", task="twin", width=width, colours=48)
+        for width in sorted({r["width"] for r in rows})
+        for below, above in zip(order, order[1:])
+    ]
+    holds = len(steps) == 6 and all(d["low"] > 0 and d["seeds"] == 6 for d in steps)
+    said = {
+        "README.md": "come out above channel gates and cross-covariance, and below softmax, with twice the width as well:\n"
+        "  the intervals of six seeds exclude zero",
+        "README.zh-CN.md": "结果高于通道门控和互协方差，低于 softmax，宽度加倍后依然如此：六个种子的置信区间都不含零",
+        "site/zh/guide.md": "它低于 softmax，六个种子的置信区间不含零",
+    }
+    assert {file: words in (ROOT / file).read_text(encoding="utf-8") for file, words in said.items()} == dict.fromkeys(
+        said, holds
+    )
