@@ -45,7 +45,7 @@ from torch.func import functional_call, stack_module_state, vmap
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from experiments import record
-from tssa_lib.attention import XCA, WrittenOut
+from kit.attention import XCA, WrittenOut
 from tssa_lib.paths import data_dir
 from tssa_lib.tssa import TSSA
 

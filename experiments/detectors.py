@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from experiments import record
-from tssa_lib import cost
+from kit import cost
 from tssa_lib.train import train, validate
 from tssa_lib.yolo import YAML, YOLO
 

@@ -21,9 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from experiments import record
-from kit.results_linear_time import curves, markdown
-from tssa_lib.attention import Attention
-from tssa_lib.cost import (
+from kit.attention import Attention
+from kit.cost import (
     HEAD_WIDTH,
     RIVALS,
     Moved,
@@ -34,6 +33,7 @@ from tssa_lib.cost import (
     operations,
     published,
 )
+from kit.results_linear_time import curves, markdown
 from tssa_lib.paths import data_dir
 from tssa_lib.tssa import TSSA
 

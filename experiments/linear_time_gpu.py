@@ -31,9 +31,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from experiments import record
 from experiments.detector_trial import fused_softmax
+from kit import cost
+from kit.attention import Attention
 from kit.results_linear_time_gpu import DETECTORS
-from tssa_lib import cost
-from tssa_lib.attention import Attention
 from tssa_lib.core import split_heads, token_update
 from tssa_lib.paths import data_dir
 from tssa_lib.tssa import TSSA

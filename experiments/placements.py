@@ -24,8 +24,8 @@ from torch import nn
 
 from experiments import record
 from experiments.slot import FusedSoftmax
+from kit.cost import count, seconds
 from kit.results_placements import ARMS, PLACES, SIZES
-from tssa_lib.cost import count, seconds
 from tssa_lib.yolo import YOLO
 
 from ultralytics.nn.modules.block import Attention

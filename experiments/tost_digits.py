@@ -15,7 +15,7 @@ import torch
 from tqdm import tqdm
 
 from experiments import record
-from tssa_lib.tost import VARIANTS, ToST, compression, digits, fit
+from kit.tost import VARIANTS, ToST, compression, digits, fit
 
 RESULT = record.RESULTS / "tost_digits.json"
 

@@ -30,10 +30,10 @@ GATHERED = (
     "CITATION.cff",
     "LICENSE",
 )
-API = """# {name}
+API = """# {title}
 
 ```{{eval-rst}}
-.. automodule:: tssa_lib.{name}
+.. automodule:: {module}
    :members:
    :member-order: bysource
    :show-inheritance:
@@ -55,9 +55,13 @@ def gather(source: Path) -> None:
     for place, path in wanted.items():
         (source / place).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, source / place)
-    modules = [p.stem for p in sorted((ROOT / "tssa_lib").glob("[a-z]*.py"))]
-    for name in modules:
-        write(source / "api" / f"{name}.md", API.format(name=name))
+    from lessons import KIT  # it needs Sphinx
+
+    modules = {p.stem: f"tssa_lib.{p.stem}" for p in sorted((ROOT / "tssa_lib").glob("[a-z]*.py"))}
+    modules |= {f"kit_{name}": f"kit.{name}" for name in KIT}
+    for name, module in modules.items():
+        title = module.removeprefix("tssa_lib.")
+        write(source / "api" / f"{name}.md", API.format(title=title, module=module))
     made = {source / place for place in wanted} | {source / "api" / f"{name}.md" for name in modules}
     for path in source.rglob("*"):  # of an earlier build, and gone since
         if path.is_file() and path not in made:

@@ -33,7 +33,7 @@ extensions = [
 # ---- links: each leads somewhere, or the build fails -------------------------------------------------------------
 nitpicky = True
 nitpick_ignore_regex = [
-    ("py:.*", r"(?!tssa_lib\.).*"),  # types of other libraries, whose documents aren't here
+    ("py:.*", r"(?!tssa_lib\.|kit\.).*"),  # types of other libraries, whose documents aren't here
     ("py:.*", r"tssa_lib\.tssa\.Layer"),  # a type variable
 ]
 

@@ -5,17 +5,20 @@ import re
 from functools import cache
 from importlib import import_module
 from operator import attrgetter
+from pathlib import Path
 
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util import logging
 
 from kit import equations
+from kit.places import NOTEBOOKS
 from tssa_lib.paths import PACKAGE
 
 log = logging.getLogger(__name__)
 LABEL = re.compile(r"(\(\d+\.\d+\)|(?<=\beq\. )\d+\.\d+)")
-NAME = re.compile(r"(?:tssa_lib\.)?(\w+)\.(\w+(?:\.\w+)?)")
+NAME = re.compile(r"(?:tssa_lib\.|kit\.)?(\w+)\.(\w+(?:\.\w+)?)")
+KIT = ("attention", "cost", "photos", "plots", "tost")  # of the lessons' kit: what they compute and draw with
 
 
 def slug(title: str) -> str:
@@ -47,13 +50,13 @@ def anchor_equations(app: Sphinx, tree: nodes.document) -> None:
 def link(app: Sphinx, tree: nodes.document, page: str) -> None:
     """`(5.18)` and `eq. 5.18` lead to the equation, `rates.coding_rate` to the function.
 
-    A name of the package that isn't there is a warning, hence an error.
+    A name of the package, or of the kit, that isn't there is a warning, hence an error.
     """
     for text in list(tree.findall(nodes.Text)):
         parent = text.parent
         if isinstance(parent, nodes.literal):
             name = re.fullmatch(NAME, text.astext())
-            if name and (PACKAGE / f"{name[1]}.py").exists() and not isinstance(parent.parent, nodes.reference):
+            if name and modules(name[1]) and not isinstance(parent.parent, nodes.reference):
                 parent.parent.replace(parent, to_name(app, page, parent, name))
         elif page == "notebooks/EQUATIONS" and text.astext() in homes():
             parent.replace(text, to_equation(app, page, text.astext()))
@@ -75,17 +78,34 @@ def to_equation(app: Sphinx, page: str, words: str) -> nodes.Node:
 
 def to_name(app: Sphinx, page: str, literal: nodes.Node, name: re.Match) -> nodes.Node:
     """A link to where the name is documented; to the module for `rates.py`."""
-    objects, module, member = app.env.domaindata["py"]["objects"], f"tssa_lib.{name[1]}", name[2]
-    try:
-        found = import_module(module) if member == "py" else attrgetter(member)(import_module(module))
-    except AttributeError:
+    objects = app.env.domaindata["py"]["objects"]
+    where = next(filter(None, (full_name(module, name[2]) for module in modules(name[1]))), None)
+    if where is None:
         log.warning("expected a name of tssa_lib, got %s", name[0], location=literal, type="ref")
         return literal
-    where = module if member == "py" else f"{getattr(found, '__module__', '')}.{getattr(found, '__qualname__', '')}"
     if where not in objects:  # a constant, or what needs no words
         return literal
     uri = f"{app.builder.get_relative_uri(page, objects[where].docname)}#{objects[where].node_id}"
     return nodes.reference("", "", literal.deepcopy(), refuri=uri, internal=True)
+
+
+def full_name(module: str, member: str) -> str:
+    """Where a module's member was defined, "" where there is none; the module itself for `py`, its file's ending."""
+    if member == "py":
+        return module
+    try:
+        found = attrgetter(member)(import_module(module))
+    except AttributeError:
+        return ""
+    return f"{getattr(found, '__module__', '')}.{getattr(found, '__qualname__', '')}"
+
+
+@cache
+def modules(name: str) -> dict[str, Path]:
+    """The modules of this name, in the package and in the part of the kit that the site shows, and their files."""
+    places = {"tssa_lib": PACKAGE} | ({"kit": NOTEBOOKS / "kit"} if name in KIT else {})
+    found = {f"{package}.{name}": folder / f"{name}.py" for package, folder in places.items()}
+    return {module: file for module, file in found.items() if file.is_file()}
 
 
 # ---- docstrings ----------------------------------------------------------------------------------------------------
@@ -93,11 +113,12 @@ def to_name(app: Sphinx, page: str, literal: nodes.Node, name: re.Match) -> node
 def public() -> dict[str, str]:
     """`TSSA` and `tssa.TSSA` → tssa_lib.tssa.TSSA, of what each module defines itself."""
     found: dict[str, list[str]] = {}
-    for path in PACKAGE.glob("[a-z]*.py"):
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
-                for name in (node.name, f"{path.stem}.{node.name}"):
-                    found.setdefault(name, []).append(f"tssa_lib.{path.stem}.{node.name}")
+    for stem in dict.fromkeys((*(path.stem for path in PACKAGE.glob("[a-z]*.py")), *KIT)):
+        for module, path in modules(stem).items():
+            for node in ast.parse(path.read_text(encoding="utf-8")).body:
+                if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
+                    for name in (node.name, f"{stem}.{node.name}"):
+                        found.setdefault(name, []).append(f"{module}.{node.name}")
     return {name: places[0] for name, places in found.items() if len(places) == 1}
 
 

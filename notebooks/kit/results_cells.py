@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from kit import plots
 from kit.places import result
 from kit.results_trial import LEARNED, difference
-from tssa_lib import plots
 
 UNTOUCHED = None  # the intervention of a detector as trained, in `use.json`
 

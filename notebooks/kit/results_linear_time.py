@@ -6,8 +6,8 @@ import statistics
 from collections.abc import Iterable
 from pathlib import Path
 
+from kit.cost import RIVALS
 from kit.places import RESULTS
-from tssa_lib.cost import RIVALS
 
 RUN = RESULTS / "linear_time.json"
 
@@ -129,7 +129,7 @@ ORDER = ["TSSA", *(name for name in RIVALS if name != "TSSA")]  # of the curves
 
 def roofline(result: dict, N: int = 6400):
     """Multiply–adds a second over multiply–adds a byte for every rival at N tokens, under the machine's two limits."""
-    from tssa_lib import plots
+    from kit import plots
 
     cell = next(c for c in result["rivals"] if c["N"] == N)
     peak, bandwidth = result["limits"]["macs_per_second"] / 1e9, result["limits"]["bytes_per_second"] / 1e9
@@ -169,7 +169,7 @@ LOOKS = {  # of the operators that a picture is about; all others are thin and g
 
 def memory(result: dict, N: int = 6400):
     """The largest tensor of every operator at N tokens, and what it keeps for the backward pass, as two bar charts."""
-    from tssa_lib import plots
+    from kit import plots
 
     counts = next(c for c in result["rivals"] if c["N"] == N)["counts"]
     names = [name for name in reversed(ORDER) if name in counts]
@@ -201,7 +201,7 @@ def _labelled(series: dict[str, tuple[list, list]], ax) -> None:
 
 def curves(result: dict):
     """The two pictures of a run: seconds over N for every rival, and overhead of the fast layer."""
-    from tssa_lib import plots
+    from kit import plots
 
     left, right = plots.row(2, 6.2, 4.6)
     series: dict[str, tuple[list, list]] = {}

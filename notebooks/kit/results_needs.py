@@ -10,10 +10,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from kit import plots
 from kit.drawn import HARD
 from kit.places import result
 from kit.results_trial import difference
-from tssa_lib import plots
 
 LOOKS = {  # colour-blind safe, with a second cue: colour, dash, marker
     "none": ("#000000", ":", "o"),

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from kit import plots
 from kit.places import result
-from tssa_lib import plots
 
 LEARNED = 0.05  # mAP50 below which a comparison says nothing
 

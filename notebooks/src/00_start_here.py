@@ -70,8 +70,8 @@ show(views.overview(lens.look), alt=lens.data["alt"], digest=silent)
 # %%
 import torch
 
-from tssa_lib import photos, plots, rates, tssa
-from kit import EXACT, check, check_below
+from tssa_lib import rates, tssa
+from kit import EXACT, check, check_below, photos, plots
 
 torch.set_default_dtype(torch.float64)
 panels, shares = [], []

@@ -28,8 +28,8 @@ import math
 
 import torch
 
-from tssa_lib import photos, plots, rates
-from kit import DIFFERENCES, agree, check, check_below, exercise, live, mine, show
+from tssa_lib import rates
+from kit import DIFFERENCES, agree, check, check_below, exercise, live, mine, photos, plots, show
 
 torch.set_default_dtype(torch.float64)
 torch.manual_seed(0)

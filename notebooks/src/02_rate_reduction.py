@@ -29,8 +29,8 @@ import math
 import torch
 from torch.nn.functional import normalize, one_hot
 
-from tssa_lib import plots, rates
-from kit import DIFFERENCES, REACHED, agree, check, check_below, exercise, live, mine, show
+from tssa_lib import rates
+from kit import DIFFERENCES, REACHED, agree, check, check_below, exercise, live, mine, plots, show
 
 torch.set_default_dtype(torch.float64)
 torch.manual_seed(0)

@@ -30,8 +30,8 @@ import math
 
 import torch
 
-from tssa_lib import photos, plots, rates, tssa
-from kit import DIFFERENCES, REACHED, agree, check, check_below, exercise, live, mine, show
+from tssa_lib import rates, tssa
+from kit import DIFFERENCES, REACHED, agree, check, check_below, exercise, live, mine, photos, plots, show
 
 torch.set_default_dtype(torch.float64)
 _ = torch.manual_seed(0)

@@ -25,8 +25,8 @@ import math
 
 import torch
 
-from tssa_lib import attention, plots, rates, tssa
-from kit import DIFFERENCES, REACHED, agree, check, check_below, exercise, live, mine, show
+from tssa_lib import rates, tssa
+from kit import DIFFERENCES, REACHED, agree, attention, check, check_below, exercise, live, mine, plots, show
 
 torch.set_default_dtype(torch.float64)
 _ = torch.manual_seed(0)

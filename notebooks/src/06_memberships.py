@@ -23,9 +23,9 @@ import math
 
 import torch
 
-from tssa_lib import photos, plots, rates, tssa
+from tssa_lib import rates, tssa
 from kit.explorer import Explorer
-from kit import REACHED, agree, check, check_below, exercise, live, mine, show
+from kit import REACHED, agree, check, check_below, exercise, live, mine, photos, plots, show
 
 torch.manual_seed(0)
 torch.set_default_dtype(torch.float64)
@@ -467,7 +467,7 @@ flower, china = photos.sample("flower"), photos.sample("china")
 begin, begin_china = photos.start(x, K=4), photos.start(x_china, K=4)    # (4, N), from k-means
 found, found_china = photos.group(x, Pi=begin), photos.group(x_china, Pi=begin_china)  # Pi (4, N), U (4, 16, 4)
 off = (alternate(x, begin, steps=5) - photos.group(x, Pi=begin, steps=5).Pi).abs().max()
-print(f"five turns of alternate are five of tssa_lib.photos.group: {bool(off < 1e-8)}")
+print(f"five turns of alternate are five of photos.group: {bool(off < 1e-8)}")
 
 # %% tags=["hide-input"]
 # check of (6.18); figure: k-means and the groups of two photographs, same colour where they share most patches

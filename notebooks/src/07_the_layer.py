@@ -29,9 +29,9 @@ import torch
 from torch import nn
 from torch.func import jacrev, vjp
 
-from tssa_lib import plots, rates, tssa
-from kit import DIFFERENCES, check, check_below, exercise, mine, show
-from tssa_lib.tost import Block, CausalTSSA
+from tssa_lib import rates, tssa
+from kit import DIFFERENCES, check, check_below, exercise, mine, plots, show
+from kit.tost import Block, CausalTSSA
 from tssa_lib.tssa import TSSA
 
 torch.manual_seed(0)

@@ -28,10 +28,10 @@ from IPython.display import clear_output
 from torch.func import functional_call
 from tqdm.auto import tqdm
 
-from tssa_lib import plots, rates, tost, tssa  # noqa: F401  (tssa: for your block)
-from kit import REACHED, check, check_below, exercise, mine, show
+from tssa_lib import rates, tssa  # noqa: F401  (tssa: for your block)
+from kit import REACHED, check, check_below, exercise, mine, plots, show, tost
 from kit.places import RESULTS
-from tssa_lib.tost import Block, ToST
+from kit.tost import Block, ToST
 from tssa_lib.observe import record
 from tssa_lib.tssa import TSSA
 

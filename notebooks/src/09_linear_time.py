@@ -26,9 +26,9 @@
 import torch
 from IPython.display import Markdown, display
 
-from tssa_lib import attention, cost, plots, tssa
+from tssa_lib import tssa
 from kit import results_linear_time as results
-from kit import DIFFERENCES, LIMIT, agree, check, exercise, show
+from kit import DIFFERENCES, LIMIT, agree, attention, check, cost, exercise, plots, show
 
 torch.set_default_dtype(torch.float64)
 torch.manual_seed(0)

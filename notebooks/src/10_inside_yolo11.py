@@ -30,8 +30,8 @@ import math
 
 import torch
 
-from tssa_lib import cost, photos, plots, rates, tssa, yolo
-from kit import check, exercise, results_placements as placements, show
+from tssa_lib import rates, tssa, yolo
+from kit import check, cost, exercise, photos, plots, results_placements as placements, show
 from ultralytics.nn import tasks
 
 torch.set_default_dtype(torch.float64)

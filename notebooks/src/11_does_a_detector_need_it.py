@@ -28,11 +28,11 @@ from pathlib import Path
 
 import torch
 
-from tssa_lib import plots, tssa, views, yolo
+from tssa_lib import tssa, views, yolo
 from tssa_lib.lens import Lens
 from tssa_lib.silence import INTERVENTIONS, intervene
 from tssa_lib.train import SCENES, LiveCurve, predict, train, validate
-from kit import check, check_below, exercise, mine, results_cells as cells, results_needs as needs, results_trial as trial, show
+from kit import check, check_below, exercise, mine, plots, results_cells as cells, results_needs as needs, results_trial as trial, show
 from kit.drawn import CLASSES, DrawnSpec, draw, make_drawn
 
 torch.manual_seed(0)                                                       # single precision, as detectors have it; checks ask for double

@@ -39,13 +39,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tssa_lib import observe, paths, plots, views, weights, yolo
+from tssa_lib import observe, paths, views, weights, yolo
 from tssa_lib.core import memberships, token_update
 from tssa_lib.dataset import describe, report
 from tssa_lib.lens import Lens, example
 from tssa_lib.silence import intervene, tssa_layers
 from tssa_lib.train import CELLS, LiveCurve, export, predict, silenced, train, validate
-from kit import check, exercise, mine, show
+from kit import check, exercise, mine, plots, show
 from kit.own_layer import in_yolo
 
 # %%

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from experiments import linear_time as bench
+from kit import cost
 from kit import results_linear_time as results
-from tssa_lib import cost
-from tssa_lib.attention import XCA, Attention, Chunked
+from kit.attention import XCA, Attention, Chunked
 from tssa_lib.tssa import TSSA
 
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from experiments import placements, slot
+from kit import cost
 from kit.results_placements import ARMS, BLOCKS, MODELS, SIZES
-from tssa_lib import cost, yolo
+from tssa_lib import yolo
 from tssa_lib.yolo import YOLO
 
 

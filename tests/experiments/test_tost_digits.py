@@ -8,7 +8,7 @@ import pytest
 
 from experiments import tost_digits
 from kit.places import NOTEBOOKS
-from tssa_lib.tost import VARIANTS
+from kit.tost import VARIANTS
 
 
 def test_result_file_holds_what_it_says():

@@ -1,6 +1,7 @@
 """The lessons' promises: every equation discharged, every exercise diagnosed, every symbol in the table."""
 
 import ast
+import doctest
 import importlib
 import importlib.util
 import inspect
@@ -199,6 +200,12 @@ def test_library_symbols_in_the_ledger_exist():
         target = importlib.import_module(f"{package}.{module}")
         for part in path:
             target = getattr(target, part)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (REPO / "notebooks" / "kit").glob("[a-z]*.py")))
+def test_the_examples_in_the_kits_docstrings_run(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("TSSA_DATA", str(tmp_path))
+    assert doctest.testmod(importlib.import_module(f"kit.{name}")).failed == 0
 
 
 # ---- exercises -------------------------------------------------------------------------------------------

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from harness import trouble_of
 from kit import live
+from kit.attention import mssa
 from tssa_lib import rates, tssa
-from tssa_lib.attention import mssa
 
 SETTINGS = 50
 TOL = 1e-6

@@ -8,7 +8,8 @@ import torch
 from torch.nn.utils import parametrizations, prune
 from torch.utils.flop_counter import FlopCounterMode
 
-from tssa_lib import core, cost
+from kit import cost
+from tssa_lib import core
 from tssa_lib.core import token_update
 from tssa_lib.fast import fast_tssa
 from tssa_lib.tssa import TSSA

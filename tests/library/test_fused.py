@@ -15,7 +15,8 @@ import pytest
 import torch
 from torch.nn.functional import linear
 
-from tssa_lib import cost, forms, tssa
+from kit import cost
+from tssa_lib import forms, tssa
 from tssa_lib.core import TINY, join_heads, split_heads, token_update, tssa_literal
 from tssa_lib.tssa import TSSA
 

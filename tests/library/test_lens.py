@@ -286,7 +286,7 @@ def test_boxes_are_matched_once_best_first_within_their_class():
 
 
 def test_a_classifier_has_scores_in_place_of_boxes():
-    from tssa_lib.tost import ToST
+    from kit.tost import ToST
 
     torch.manual_seed(0)
     lens = Lens(ToST(depth=2), np.random.default_rng(0).random((8, 8)), progress=False)

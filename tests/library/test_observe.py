@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 from torch import nn
 
+from kit.tost import ToST
 from tssa_lib import observe, rates
-from tssa_lib.tost import ToST
 from tssa_lib.tssa import TSSA
 
 

@@ -70,12 +70,6 @@ def test_gate_bars_are_sorted_within_their_head_and_in_its_colour():
     assert [t.get_text() for t in ax.texts] == ["head 1: mean 0.50", "head 2: mean 0.43"]
 
 
-def test_pictures_share_one_scale():
-    a, b = np.full((2, 3), 0.2), np.full((2, 3), 0.8)
-    fig = plots.pictures([PICTURE, a, b], ["p", "a", "b"], unit="u")
-    assert [ax.images[0].get_clim() for ax in fig.axes[1:3]] == [(0.2, 0.8)] * 2
-
-
 def test_curves_differ_by_more_than_colour():
     fig = plots.lines([0, 1], {str(i): [0, i] for i in range(6)}, title="t", xlabel="x", ylabel="y", markers=True)
     assert len({(line.get_linestyle(), line.get_marker()) for line in fig.axes[0].lines}) == 6
@@ -91,17 +85,8 @@ def test_a_figure_belongs_to_its_holder_and_shows_itself_once():
     assert set(pyplot.get_fignums()) == held and len(alive) <= 1
     from IPython.core.interactiveshell import InteractiveShell
 
-    bundle, _ = InteractiveShell.instance().display_formatter.format(plots.heat(ALPHA, title="D <map>"))
+    bundle, _ = InteractiveShell.instance().display_formatter.format(
+        plots.shaded(PICTURE, ALPHA, title="D <map>", unit="")
+    )
     assert re.match(r'<img alt="D &lt;map&gt;: map 3 × 5, 0 to 0.75" src="data:image/png;base64,', bundle["text/html"])
     assert not {"image/svg+xml", "application/javascript"} & set(bundle)
-
-
-def test_the_digest_says_what_is_drawn():
-    left, right = plots.row(2)
-    plots.points(np.array([[0, 1.0], [2, -3.0]]), title="tokens", ax=left)
-    fig = plots.bars(["a", "b"], {"u": [1, 2], "v": [3, 4.26]}, title="", xlabel="which", ylabel="how many", ax=right)
-    assert plots.digest(fig) == "tokens: 2 points, -3 to 1; which: 4 bars, 1 to 4.3"
-    assert plots.digest(plots.pictures([PICTURE, ALPHA], ["photo", "map"])) == (
-        "photo: picture 30 × 50; map: map 3 × 5, 0 to 0.75"
-    )
-    assert plots.digest(plots.heat(ALPHA.T, title="m")) == "m: map 5 × 3, 0 to 0.75"

@@ -12,7 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from tssa_lib import cost, look, paths, silence, weights, yolo
+from kit import cost
+from tssa_lib import look, paths, silence, weights, yolo
 from tssa_lib.observe import Observer
 from tssa_lib.train import export, predict, resume, train, validate
 from tssa_lib.yolo import YOLO

@@ -5,9 +5,9 @@ import copy
 import pytest
 import torch
 
-from tssa_lib import tost
+from kit import tost
+from kit.tost import Block, CausalTSSA, ToST
 from tssa_lib.observe import observe
-from tssa_lib.tost import Block, CausalTSSA, ToST
 from tssa_lib.tssa import TSSA
 
 EXACT = 1e-12

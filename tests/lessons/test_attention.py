@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from tssa_lib import attention, rates
-from tssa_lib.attention import (
+from kit import attention
+from kit.attention import (
     MSSA,
     XCA,
     Attention,
@@ -20,6 +20,7 @@ from tssa_lib.attention import (
     ista_step,
     mssa,
 )
+from tssa_lib import rates
 from tssa_lib.tssa import TSSA
 
 TIGHT = {"rtol": 0, "atol": 1e-12}
