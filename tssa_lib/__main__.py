@@ -124,15 +124,12 @@ def train(given: argparse.Namespace) -> None:
     from tssa_lib import train as training
 
     settings = {"folder": given.folder, "drop_bad": given.drop_bad, **_settings(given.settings, OF_TRAIN)}
-    model, size = _model(given), given.size or "n"
-    if given.weights is None:
-        settings["weights"] = training.stock_weights(size, model) if given.recipe in ("auto", "full") else None
-    elif given.weights == "none":
-        settings["weights"] = None
-    elif given.weights == "stock":
-        settings["weights"] = training.stock_weights(size, download=True)
-    else:
-        settings["weights"] = given.weights
+    model, size, weights = _model(given), given.size or "n", given.weights
+    if weights == "stock":
+        weights = training.stock_weights(size, download=True)
+    elif weights is None and given.recipe in ("auto", "full"):
+        weights = training.stock_weights(size, model)
+    settings["weights"] = None if weights == "none" else weights
     data = _data(given)
     if given.recipe == "full":
         _tell(training.full_recipe(data, model=model, size=size, **settings))

@@ -126,7 +126,7 @@ def token_statistics(
     On CUDA, `normalize="code"` is left out of what `torch.compile` compiles: its compiled gradients were wrong there.
     """
     if normalize == "code" and _miscompiles(w) and torch.compiler.is_compiling():
-        return _uncompiled(w, temp, normalize, c, mass, detach_memberships)
+        return _uncompiled(w, temp, normalize=normalize, c=c, mass=mass, detach_memberships=detach_memberships)
     Pi = memberships(w, temp, normalize, c)  # (B, K, N)
     Pi = Pi.detach() if detach_memberships else Pi
     s = second_moments(w, Pi, mass)  # (B, K, p)
@@ -137,9 +137,7 @@ def _miscompiles(w: Tensor) -> bool:
     return w.is_cuda
 
 
-@torch.compiler.disable
-def _uncompiled(w: Tensor, temp: Tensor, normalize: str, c: float, mass: float, detach: bool) -> Statistics:
-    return token_statistics(w, temp, normalize=normalize, c=c, mass=mass, detach_memberships=detach)
+_uncompiled = torch.compiler.disable(token_statistics)
 
 
 def gated(w: Tensor, Pi: Tensor, D: Tensor) -> Tensor:

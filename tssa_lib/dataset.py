@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -106,10 +107,9 @@ def _check_file_or_folder(path: Path) -> None:
     else:
         raise FileNotFoundError(f"expected a picture, found no file {path}")
     for file in files:
-        if file.stat().st_size == 0:
-            raise ValueError(f"expected an image that can be read, got {file}, an empty file")
         if not _readable(file):
-            raise ValueError(f"expected an image that can be read, got {file}")
+            empty = "" if file.stat().st_size else ", an empty file"
+            raise ValueError(f"expected an image that can be read, got {file}{empty}")
 
 
 def _readable(file: Path) -> bool:
@@ -294,10 +294,8 @@ def report(found: dict[str, Split]) -> str:
         if len(s.bad) > SHOWN:
             lines.append(f"{split}: … and {len(s.bad) - SHOWN} more")
         lines += [f"{split}: no box of {name}" for name in names if not s.boxes[name]]
-    splits = list(found)
-    for i, one in enumerate(splits):
-        for other in splits[i + 1 :]:
-            if twice := found[one].digests.keys() & found[other].digests.keys():
-                example = found[one].digests[next(iter(twice))]
-                lines.append(f"{one} and {other} share {len(twice)} pictures, e.g. {example}: scores will flatter")
+    for one, other in itertools.combinations(found, 2):
+        if twice := found[one].digests.keys() & found[other].digests.keys():
+            example = found[one].digests[next(iter(twice))]
+            lines.append(f"{one} and {other} share {len(twice)} pictures, e.g. {example}: scores will flatter")
     return "\n".join(lines)

@@ -9,7 +9,7 @@ largest buffers are written over once their content is used up (each such place 
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,12 +19,12 @@ from tssa_lib.core import MASS, TINY, join_heads, split_heads, token_update
 
 
 class Switches(NamedTuple):
-    """What a layer's switches mean for its update; the names are those of `core.token_statistics`."""
+    """What a layer's switches mean for its update: names and defaults are those of `core.token_statistics`."""
 
-    normalize: str  # "tokens", "rms" or "none"; memberships by code length have no fast form
-    c: float
-    mass: float
-    detach_memberships: bool
+    normalize: str = "tokens"  # or "rms" or "none"; memberships by code length have no fast form
+    c: float = 1.0
+    mass: float = MASS
+    detach_memberships: bool = False  # holds Π fixed in the backward pass
 
 
 class Terms(NamedTuple):
@@ -44,11 +44,7 @@ def fast_tssa(
     bias: Tensor | None = None,
     out: Tensor | None = None,
     out_bias: Tensor | None = None,
-    *,
-    normalize: str = "tokens",
-    c: float = 1.0,
-    mass: float = MASS,
-    detach_memberships: bool = False,
+    **switches: Any,
 ) -> Tensor:
     """The whole layer in few passes over the tokens, equal to the straightforward one (lesson 9, eq. 9.8).
 
@@ -56,17 +52,17 @@ def fast_tssa(
     differentiates the straightforward form, which is right to any order, at that form's cost.
 
     x (B, N, C), weight (C, C), out (O, C) → (B, N, O). With weight = out = None the update alone on a projected
-    map, x = w (B, C, N) → (B, C, N). float32 or float64; `detach_memberships` holds Π fixed in the backward pass.
+    map, x = w (B, C, N) → (B, C, N). float32 or float64; switches as in `Switches`.
 
     >>> w = torch.ones(1, 4, 9)                             # one head: Π = 1, s = 1, D = 1/2
     >>> torch.equal(fast_tssa(w, torch.ones(1, 1)), -w / 2)
     True
     """
-    switches = Switches(normalize, c, mass, detach_memberships)
+    chosen = Switches(**switches)
     inputs = x if weight is not None else x.contiguous(), temp, weight, bias, out, out_bias
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs):
-        return _FastTSSA.apply(*inputs, switches)
-    return _forward(*inputs, switches, keep=False)[0]
+        return _FastTSSA.apply(*inputs, chosen)
+    return _forward(*inputs, chosen, keep=False)[0]
 
 
 # ---- the forward pass -------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tssa_lib.core import MASS, token_update
+from tssa_lib.core import token_update
 from tssa_lib.fast import Switches, differentiable, square_weights, through_gates, through_weights
 
 TILE, WARPS = 8192, 8  # numbers of a tile, 32 for each thread
@@ -32,28 +32,21 @@ LARGEST_GRID = 65535  # pictures at once: the second size of a grid
 PROGRAMS = 2048  # about so many at most, each with several tiles: no processor idles, and partial sums are few
 
 
-def fused_update(
-    w: Tensor,
-    temp: Tensor,
-    *,
-    normalize: str = "tokens",
-    c: float = 1.0,
-    mass: float = MASS,
-    detach_memberships: bool = False,
-) -> Tensor:
+def fused_update(w: Tensor, temp: Tensor, **switches: Any) -> Tensor:
     """`core.token_update` by kernels: w (B, K, N, p) → (B, K, N, p), in the dtype and the memory layout of w.
 
     float16, bfloat16 and float32 are summed in float32, float64 in float64. w may lie in memory in any order, tokens
-    first or channels first; only one with gaps is copied. Second derivatives are those of `token_update`.
+    first or channels first; only one with gaps is copied. Second derivatives are those of `token_update`; switches as
+    in `fast.Switches`.
     """
-    switches = Switches(normalize, c, mass, detach_memberships)
+    chosen = Switches(**switches)
     if _has_gaps(w):
         w = w.contiguous()
     far = sum((n - 1) * step for n, step in zip(w.shape[1:], w.stride()[1:]))  # a picture's last number
     too_large = len(w) > LARGEST_GRID or far >= 2**31  # for a grid, for int32
     if w.numel() == 0 or too_large or _plan(w).heads * _plan(w).width > 2 * TILE:  # or for the registers
-        return token_update(w, temp, **switches._asdict())
-    return _FusedUpdate.apply(w, temp, switches)
+        return token_update(w, temp, **chosen._asdict())
+    return _FusedUpdate.apply(w, temp, chosen)
 
 
 # ---- what the kernels share -------------------------------------------------------------------------

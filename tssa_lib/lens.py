@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -155,13 +156,11 @@ def _run(key: str, words: str, before: Look, after: Look) -> dict[str, Any]:
 
 def match(before: np.ndarray, after: np.ndarray) -> list[int | None]:
     """For each box after, the box before that it is: of its class, with an IoU of at least one half, best first."""
+    from torchvision.ops import box_iou
+
     origin: list[int | None] = [None] * len(after)
-    if not len(before) or not len(after):
-        return origin
-    a, b = after[:, None, :4], before[None, :, :4]
-    overlap = (np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])).clip(0).prod(-1)
-    area = lambda c: (c[..., 2] - c[..., 0]) * (c[..., 3] - c[..., 1])
-    iou = overlap / (area(a) + area(b) - overlap).clip(1e-9) * (after[:, None, 5] == before[None, :, 5])
+    same = after[:, None, 5] == before[None, :, 5]
+    iou = box_iou(torch.from_numpy(after[:, :4]), torch.from_numpy(before[:, :4])).numpy() * same
     for n, i in sorted(np.argwhere(iou >= 0.5).tolist(), key=lambda pair: -iou[tuple(pair)]):
         if origin[n] is None and i not in origin:
             origin[n] = i

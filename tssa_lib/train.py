@@ -67,20 +67,13 @@ class Run:
     @property
     def history(self) -> list[dict[str, float]]:
         """One row an epoch from results.csv: epoch, box, cls and dfl loss of training, and the metrics."""
-        return [
-            {
-                "epoch": row["epoch"],
-                **{key[6:]: value for key, value in row.items() if key.startswith("train/")},
-                **_named(row),
-            }
-            for row in _rows(self.folder / "results.csv")
-        ]
+        losses = lambda row: {key[6:]: value for key, value in row.items() if key.startswith("train/")}
+        rows = _rows(self.folder / "results.csv")
+        return [{"epoch": row["epoch"], **losses(row), **_named(row)} for row in rows]
 
     def __str__(self) -> str:
         m = self.metrics
-        more = "".join(
-            f", {name} {value:.3f}" for name, value in m.items() if name.startswith(("mask mAP", "pose mAP"))
-        )
+        more = "".join(f", {name} {m[name]:.3f}" for name in m if name.startswith(("mask mAP", "pose mAP")))
         return (
             f"{len(self.history)} epochs in {self.seconds:.0f} s: mAP50 {m['mAP50']:.3f}, "
             f"mAP50-95 {m['mAP50-95']:.3f}, precision {m['precision']:.3f}, recall {m['recall']:.3f}{more}"
@@ -327,11 +320,10 @@ def silenced(model: str | Path | YOLO, data: str | Path, **settings: Any) -> dic
             f"expected a model with TSSA layers, got {Path(str(model.ckpt_path or model.model_name)).name} without"
         )
     found = {"as it is": validate(model, data, **settings)[0]}
-    for name in layers if len(layers) > 1 else []:
-        with intervene(model.model, "silenced", [name]):
-            found[f"silenced {name}"] = validate(model, data, **settings)[0]
-    with intervene(model.model, "silenced"):
-        found["silenced, all"] = validate(model, data, **settings)[0]
+    alone = {f"silenced {name}": [name] for name in layers if len(layers) > 1}
+    for key, names in {**alone, "silenced, all": layers}.items():
+        with intervene(model.model, "silenced", names):
+            found[key] = validate(model, data, **settings)[0]
     return found
 
 
@@ -344,8 +336,7 @@ def export(model: str | Path | YOLO, format: str = "onnx", **settings: Any) -> P
     `quantize`: TSSA's squares, divided by their sum over all tokens, need more. `ModuleNotFoundError` for a format
     whose package is missing.
     """
-    narrow = {key: settings[key] for key in ("half", "int8", "quantize") if settings.get(key)}
-    narrow = {key: value for key, value in narrow.items() if str(value) not in ("32", "fp32")}
+    narrow = {k: v for k in ("half", "int8", "quantize") if str(v := settings.get(k) or 32) not in ("32", "fp32")}
     if format in NO_FLOAT32 or narrow:
         asked = repr(format) if format in NO_FLOAT32 else ", ".join(f"{key}={value!r}" for key, value in narrow.items())
         raise ValueError(
@@ -372,18 +363,14 @@ NOTE = "tssa.json"  # beside a run: what `resume` has to know and Ultralytics do
 def _run(model: YOLO, folder: Path, watch: Callable[[History], None] | None, drop_bad: bool, **settings: Any) -> Run:
     start = time.perf_counter()
     several = len(str(settings.get("device") or "").strip("[]").split(",")) > 1
-    watching = _watching(watch) if watch is not None and not several else {}
-    ours: list[dict[str, Callable[[Any], None]]] = [
-        {"on_pretrain_routine_start": _save_whole},
-        watching,
-        {"on_pretrain_routine_end": _tell_bad_images if drop_bad else _refuse_bad_images},
-    ]
+    ours: dict[str, Callable[[Any], None]] = {
+        "on_pretrain_routine_start": _save_whole,
+        "on_pretrain_routine_end": _tell_bad_images if drop_bad else _refuse_bad_images,
+        **(_watching(watch) if watch is not None and not several else {}),
+    }
+    events = () if several else ("on_train_start",)
     try:
-        with contextlib.ExitStack() as stack:
-            for callbacks in ours:
-                stack.enter_context(_callbacks(model, callbacks))
-            stack.enter_context(_threads(model, *(() if several else ("on_train_start",))))
-            stack.enter_context(reading_labels())
+        with _callbacks(model, ours), _threads(model, *events), reading_labels():
             metrics = model.train(**settings)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(_how_to_go_on(folder)) from None

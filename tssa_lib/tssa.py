@@ -31,7 +31,7 @@ from tssa_lib.core import (  # noqa: F401  (all of the operator can be had from 
     tssa_literal,
     tssa_update,
 )
-from tssa_lib.fast import fast_tssa
+from tssa_lib.fast import Switches, fast_tssa
 from tssa_lib.forms import is_plain, kernels_run, supports_fast_path
 
 
@@ -88,12 +88,7 @@ class TokenStatistics(nn.Module):
     @property
     def switches(self) -> dict:
         """The keywords of `token_statistics`, `token_update` and `fast_tssa`."""
-        return {
-            "normalize": self.normalize,
-            "c": self.c,
-            "mass": self.mass,
-            "detach_memberships": self.detach_memberships,
-        }
+        return {name: getattr(self, name) for name in Switches._fields}
 
     def statistics(self, x: Tensor) -> Statistics:
         """Memberships, second moments and gates for the layer's input x."""
