@@ -38,6 +38,11 @@ def test_tokens_are_centred_uncorrelated_and_of_unit_size():
     assert (S - S.diag().diag()).abs().max() < 1e-9 and (S.diag().diff() <= 0).all()
 
 
+def test_a_picture_smaller_than_a_patch_is_named():
+    with pytest.raises(ValueError, match=r"at least 8 × 8 pixels.*got \(1, 1, 3\)"):
+        photos.tokens(np.zeros((1, 1), np.uint8))
+
+
 def test_a_blank_picture_gives_finite_groups():
     x, _ = photos.tokens(np.full((32, 32, 3), 128, np.uint8))
     with pytest.warns(UserWarning):
