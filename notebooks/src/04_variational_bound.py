@@ -6,9 +6,8 @@
 # Can the price of grouped tokens be had without determinants, by looking at one coordinate at a time?
 #
 # Lesson 2's $R_c$ takes a determinant for each group, and a determinant looks at all pairs of coordinates. This lesson
-# replaces it by the second moments of single coordinates. With complete bases the replacement is never too small, it is exact in
-# the right basis, and what it overestimates has a name and a unit. But complete bases are not cheap, and the cheap
-# bases are not complete. Section 4.7 says so in numbers, because the published layer chose the cheap side.
+# replaces it by the second moments of single coordinates. With complete bases the replacement is never too small, and what it
+# overestimates has a name and a unit. But complete bases are not cheap, and the cheap bases of the published layer are not complete.
 #
 # **After this you can**
 # - prove that coding each coordinate alone never costs less than coding them together, and say when it costs the same
@@ -82,14 +81,13 @@ check("4.2", torch.stack([0.5 * (share * torch.linalg.slogdet(torch.eye(2) + c *
       rates.compression_rate(six, soft, eps2).expand(2, -1), "determinants and eigenvalues, 20 memberships")
 
 # %% [markdown]
-# Determinants and eigenvalues take about $d^3$ operations for each group, on top of forming $S_k$, and the
-# gradient needs an inverse: the part of a layer that wants full precision and exports badly.
-
-# %% [markdown]
+# Determinants and eigenvalues take about $d^3$ operations for each group, and the gradient needs an inverse: the part of a layer that
+# wants full precision and exports badly.
+#
 # ## 4.2 One coordinate at a time
 #
-# Now suppose that we are lazy. We choose an orthonormal basis $U_k$ for each group (its columns are $u_{k1}, u_{k2}, \dots$), look
-# at one coordinate at a time, and never ask how two coordinates move together. All we need is the mean square of each coordinate:
+# Suppose that we are lazy. We choose an orthonormal basis $U_k$ for each group (its columns are $u_{k1}, u_{k2}, \dots$) and never
+# ask how two coordinates move together. All we need is the mean square of each coordinate:
 #
 # $$
 # s_{ki} = u_{ki}^\top S_k\, u_{ki} = \frac{1}{n_k} \sum_j \pi_{jk}\, (u_{ki}^\top z_j)^2 \tag{4.3}
@@ -211,7 +209,8 @@ show(fig, alt="Left: six tokens in two thin groups along the axes. Right: the ra
 #
 # For our $f$ this is Hadamard's inequality from 1893: a determinant is at most the product of the diagonal.
 
-# %%
+# %% tags=["hide-input"]
+# random second moments, random bases, and the right side of Theorem 1
 def moments(count, d, rank=None):
     A = torch.randn(count, d, rank or d)
     return A @ A.mT / d                                 # (count, d, d)
@@ -233,7 +232,7 @@ check_below("4.5", lambda Q, M: F(M), alone, "eigenvalues against a diagonal", d
 # %% [markdown]
 # ## 4.4 The proof, one line at a time
 #
-# **First line: every diagonal entry is a weighted mean of the eigenvalues.** Write $v_j$ for the eigenvector that belongs to $\lambda_j$. Expanding $q_i$ in the eigenvectors gives
+# **First line: every diagonal entry is a weighted mean of the eigenvalues.** Write $v_j$ for the eigenvector of $\lambda_j$ and expand $q_i$ in the eigenvectors:
 #
 # $$
 # (Q^\top M Q)_{ii} = \sum_j B_{ij} \lambda_j, \qquad B_{ij} = (q_i^\top v_j)^2 \tag{4.6}
@@ -242,8 +241,8 @@ check_below("4.5", lambda Q, M: F(M), alone, "eigenvalues against a diagonal", d
 # *(4.6) Checked. A diagonal entry is a mixture of the eigenvalues — Schur 1923*
 #
 # **Second line: the weights are fair in both directions.** The $q_i$ have length one and the $v_j$ are a basis, so each row of $B$ sums to
-# one. The $v_j$ have length one and the $q_i$ are a basis too, so each column sums to one. Squares are not negative. Such a matrix is
-# called *doubly stochastic*. The columns are where orthogonality of $Q$ enters: no eigenvalue is counted twice, none is lost.
+# one. The $v_j$ have length one and the $q_i$ are a basis too, so each column does: no eigenvalue is counted twice, none is lost.
+# Such a matrix is called *doubly stochastic*.
 #
 # $$
 # \sum_j B_{ij} = 1, \qquad \sum_i B_{ij} = 1, \qquad B_{ij} \ge 0 \tag{4.7}
@@ -278,30 +277,23 @@ show(fig, alt="Three 4 by 4 maps of weights. Random basis: weights spread over e
 #
 # *(4.8) Checked. Jensen's inequality in each row: mean of the values, value of the mean — Jensen 1906*
 #
-# **Last line: add the rows.** On the left each $f(\lambda_j)$ is now counted with the sum of its column, which is one. So the left side is $F(M)$, and the right side is the bound. ∎
+# **Last line: add the rows.** On the left each $f(\lambda_j)$ is now counted with the sum of its column, which is one. So the left side is
+# $F(M)$, and the right side is the bound. ∎
 #
-# $$
-# \sum_i \sum_j B_{ij}\, f(\lambda_j) = \sum_j f(\lambda_j) = F(M) \tag{4.9}
-# $$
-#
-# *(4.9) Checked. Column sums of one give each eigenvalue its due — this series*
+# Only concavity was used. When it is an equality, and by how much it is not: [When the bound is an equality](#When-the-bound-is-an-equality).
 
 # %% tags=["hide-input"]
-# check of (4.8), equality in rows with one weight of 1, and of (4.9)
+# check of (4.8), equality in rows with one weight of 1
 cases = list(zip(B.flatten(0, 1), lam.repeat_interleave(6, 0)))   # 3000 rows as sets of weights, and what they weigh
 check_below("4.8", lambda b, lam: (b * f(lam)).sum(-1), lambda b, lam: f((b * lam).sum(-1)), "Jensen in 3000 rows",
             draws=cases, equal=(torch.eye(6), lam[0]))
-check("4.9", torch.einsum("bij,bj->b", B, f(lam)), torch.linalg.slogdet(torch.eye(6) + c * M)[1], "weighted values against logdet(I + cM)")
-
-# %% [markdown]
-# Only concavity was used. When equality holds is settled by writing the gap out: [When the bound is an equality](#When-the-bound-is-an-equality).
 
 # %% [markdown]
 # ## 4.5 What the gap means: bits lost by coding each coordinate alone
 #
-# So far the gap is a number without a meaning. Information theory has one for it. Draw noisy tokens like those of group 1, in a basis turned by
-# 30°: a tilted, thin cloud. A separate code for each coordinate believes in the cloud on the right, in which the second
-# coordinates have been shuffled among the tokens: the same two histograms, and no link between them. It reserves code words for all the empty space.
+# Draw noisy tokens like those of group 1, in a basis turned by 30°: a tilted, thin cloud. A separate code for each coordinate
+# believes in the cloud on the right, in which the second coordinates have been shuffled among the tokens: the same two histograms,
+# and no link between them. It reserves code words for all the empty space.
 
 # %% tags=["hide-input"]
 # figure: a tilted cloud, and what separate codes believe
@@ -319,13 +311,12 @@ show(fig, alt="Left: 150 tokens in a thin tilted cloud with a thin tilted ellips
             f"total correlation {lost:.2f} bits = log2 of it")
 
 # %% [markdown]
-# What is wasted is called *total correlation*: the cost of separate codes minus the cost of one joint code. Summed over the groups this is the
-# most useful sentence about the variational rate: **with complete bases it is the compression rate plus the bits lost by coding each
-# coordinate alone.** The loss is zero exactly if every $U_k$ diagonalises its group's second moment, and small if it nearly does: half the
-# angle, a quarter of the loss. (Proof and check: [Total correlation](#Total-correlation). No trap lies
-# on the way to the best basis: [Jacobi rotations](#Jacobi-rotations).)
+# What is wasted is called *total correlation*: the cost of separate codes minus the cost of one joint code. So **with complete bases the
+# variational rate is the compression rate plus the bits lost by coding each coordinate alone** ([proof](#Total-correlation)). The loss is
+# zero exactly if every $U_k$ diagonalises its group's second moment, and small if it nearly does: half the
+# angle, a quarter of the loss. No trap lies on the way to the best basis ([Jacobi rotations](#Jacobi-rotations)).
 #
-# Here you can turn the basis yourself. Turn $u_1$ until no bit is lost. Then let the head code one direction only and turn again.
+# Turn $u_1$ yourself until no bit is lost. Then let the head code one direction only and turn again.
 # **Predict:** can the code of one direction cost less than the truth?
 
 # %% tags=["hide-input"]
@@ -339,7 +330,7 @@ live.basis(six[:3], eps2=eps2)
 # %% [markdown]
 # ## 4.6 The gates are the best tangents
 #
-# There is a second minimum hidden in the bound, and it is the one that becomes the layer. A concave function is the lowest of its tangents, at
+# The bound hides a second minimum, the one that becomes the layer. A concave function is the lowest of its tangents, at
 # every point. The tangent of slope $y$ to $\ln(1 + cx)$ is a straight line in $x$ that one can write down:
 #
 # $$
@@ -413,8 +404,8 @@ show(fig, alt="The concave curve of f with four tangent lines that touch it from
 # *(4.21) Checked. The variational rate as a minimum over gates D, best at D = f'(s) — this series · `tssa.gates`*
 #
 # For *fixed* $D$ this is quadratic in the tokens, since $s_{ki}$ is a mean of squares, and quadratics are easy to descend on. The
-# best $D_{ki} = c/(1 + c\,s_{ki})$ is large for a coordinate with little energy and small for one with much. In lesson 5 exactly
-# these numbers are the gates $D_k$ of the layer, and the pair of minimisations (over $D$, then over $Z$) gives its safe step size.
+# best $D_{ki} = c/(1 + c\,s_{ki})$ is large for a coordinate with little energy and small for one with much. These are the gates of
+# lesson 5's layer, and minimising over $D$, then over $Z$, gives its safe step.
 
 # %% tags=["hide-input"]
 # check of (4.21): 20 memberships, random gates, equality at the gates f'(s)
@@ -433,8 +424,8 @@ check_below("4.21", lambda P, D: rate(six, P, U, eps2), dual_rate, "20 membershi
 # %% [markdown]
 # ## 4.7 Cheap or true
 #
-# Everything above used complete bases, $p = d$. What do they cost? Count the multiply–adds (MACs) of the matrix products. The second moments $s_{ki}$
-# need every token in every basis, $n\,d\,p$ a group; the matrices $S_k$ of the honest rate need $n\,d^2$ a group.
+# Everything above used complete bases, $p = d$. What do they cost? Count the multiply–adds (MACs): the second moments $s_{ki}$
+# need every token in every basis, the honest rate needs the matrices $S_k$.
 #
 # $$
 # \text{MACs of all } s_{ki} = K\, n\, d\, p, \qquad \text{MACs of all } S_k = K\, n\, d^2 \tag{4.31}
@@ -461,63 +452,24 @@ check("4.31", projections + matrices, [K * n * d * p for K, n, d, p in sizes] + 
 
 # %% [markdown]
 # So **where the bound is proved, $p = d$, it is not cheap in the tokens**: $K n d^2$ either way. What it saves there are the determinants
-# and inverses, about $K d^3$, and their precision, and it keeps $K d$ statistics instead of $K d^2$.
+# and inverses, about $K d^3$, and their precision.
 #
 # The layers that people run share the width out, $Kp = d$: $K$ heads of $p = d/K$ directions. Now the projections cost $n d^2$ *together*, for any
-# $K$, and one $d \times d$ matrix holds them all. But each $U_k$ has only $p$ orthonormal columns, and the sum in the bound stops at
-# $p$. What is left of it? Write $U^\top M U$ for the second moment of the projected tokens.
+# $K$. But each $U_k$ has only $p$ orthonormal columns, and the sum in the bound stops at $p$. What is left of it?
 #
-# **Always true: the short sum bounds the rate of the *projected* tokens.** It is Theorem 1 for the matrix $U^\top M U$.
+# - **Always true:** the short sum bounds the rate of the *projected* tokens. It is Theorem 1 for their second moment.
+# - **True with a condition:** it bounds the rate of the tokens themselves if each group lies in the span of its $U_k$.
+# - **Otherwise false:** a head that looks away from its tokens finds them free.
 #
-# $$
-# F(U^\top M U) \;\le\; \sum_{i=1}^{p} f(u_i^\top M u_i) \tag{4.22}
-# $$
+# (Equations, checks and two small counter-examples: [What the short sum bounds](#What-the-short-sum-bounds).)
 #
-# *(4.22) Checked. The short sum bounds the projected rate, always — Wu et al. 2024, worked out in this series*
-#
-# **True with a condition: it bounds the rate of the tokens themselves** if every token of the group lies in the span of $U$.
-# Then $M$ and $U^\top M U$ have the same non-zero eigenvalues.
-#
-# $$
-# F(M) = F(U^\top M U) \;\le\; \sum_{i=1}^{p} f(u_i^\top M u_i) \qquad \text{if } M = U U^\top M \tag{4.24}
-# $$
-#
-# *(4.24) Checked. The short sum bounds the full rate if the tokens lie in the span of U — Wu et al. 2024*
-
-# %% tags=["hide-input"]
-# check of (4.22) and (4.24): 2000 flat and full second moments
-d, p, count = 6, 3, 2000
-rank = torch.arange(count) % d + 1                      # flat groups and full ones in turn
-X = torch.randn(count, d, d) * (torch.arange(d) < rank[:, None])[:, None]
-M, U = X @ X.mT / d, bases(count, d, p)                 # (count, d, d), (count, d, p)
-seen = lambda U, M: F(U.mT @ M @ U)
-own = U @ torch.linalg.eigh(U.mT @ M @ U)[1]            # same span, but UᵀMU becomes diagonal
-check_below("4.22", seen, alone, "projected rate against the short sum", draws=list(zip(U, M)), equal=(own, M))
-within = U @ moments(count, p) @ U.mT                   # second moments that live in the span of U
-held = U @ torch.linalg.eigh(U.mT @ within @ U)[1]
-check_below("4.24", lambda U, M: torch.stack([F(M), seen(U, M)]), lambda U, M: alone(U, M).expand(2, *M.shape[:-2]), "tokens inside the span",
-            draws=list(zip(U, within)), equal=(held, within))
-
-# %% [markdown]
-# **Without the condition it is false.** Two examples in four dimensions: a head that looks away from its data, and a head whose plane holds the
-# data, a single line, with axes askew to it.
-
-# %%
-def compare(what, U, M):
-    print(f"{what}: short sum {alone(U, M):.3f}, full rate {F(M):.3f}")
-
-
-eye4, askew = torch.eye(4), torch.eye(4)[:, :2] @ rotation(math.pi / 4)
-compare("data in a plane, U looks away", eye4[:, 2:], torch.diag(torch.tensor([0.5, 0.5, 0.0, 0.0])))
-compare("data on a line, U askew      ", askew, torch.diag(torch.tensor([1.0, 0.0, 0.0, 0.0])))
-
-# %% [markdown]
 # Now a layer's worth of tokens: 400 patches of a photo, mapped to a width of 128, in four groups. (Lesson 6 derives
 # these memberships. Any would do here.) Let $p$ run from 8 to 128.
 #
 # **Predict:** at $p = 32$, where $Kp = d$, on which side of $R_c$ does the short sum lie?
 
-# %%
+# %% tags=["hide-input"]
+# data: 400 patches of a photo, four heads of 32 directions, and memberships
 crop = photos.sample("flower", 480)[80:240, 160:320]
 patch = photos.patches(crop, size=8, stride=8)[0]                            # (400, 192)
 x = (patch - patch.mean(0)) @ bases(1, 192, 128)[0]                          # (400, 128)
@@ -549,27 +501,25 @@ show(fig, alt="Left: two rising curves of the short sum against p; at p = 32 bot
             + ", ".join(f"{v[128]:.1f} ({k[11:]})" for k, v in at.items()))
 
 # %% [markdown]
-# Cheap and true don't meet. At $Kp = d$ the cost is a quarter and the value lies below $R_c$, so it bounds nothing but what the heads see. At $p = d$
+# Cheap and true don't meet. At $Kp = d$ the cost is a quarter and the value lies below $R_c$. At $p = d$
 # it is a bound, in the eigenbases an exact one, at the cost of forming every $S_k$. The published layer stands at $Kp = d$.
 #
 # **What does $K$ cost?** With complete bases, $K$ times: $K n d^2$ MACs and $K d^2$ parameters. With shared width, nothing more, but each head sees
 # fewer directions. In both cases saying which group a token belongs to takes up to $\ln K$ nats a token, which neither $R_c$ nor its bound counts.
 #
-# Can the bound be mended for $p < d$? Yes, at the cost of the tokens' lengths: [The corrected bound](#The-corrected-bound). And never train on the
+# The bound can be mended for $p < d$, at the cost of the tokens' lengths: [The corrected bound](#The-corrected-bound). But never train on the
 # short sum: energy that no head sees is free, and it will be hidden ([No objective for training](#No-objective-for-training)).
 
 # %% [markdown]
 # ## Takeaways
 #
-# - In any orthonormal basis, the sum of $f$ over the diagonal is at least the sum over the eigenvalues; the proof is a mixture (doubly stochastic
-#   weights), Jensen, and a sum over columns. Only concavity is used.
-# - The gap is total correlation: with complete bases $R_c^{\mathrm{var}}$ is $R_c$ plus the bits lost by coding each coordinate alone. It vanishes in each
-#   group's eigenbasis, and quadratically near it.
+# - In any orthonormal basis, the sum of $f$ over the diagonal is at least the sum over the eigenvalues. The proof is a mixture, Jensen,
+#   and a sum over columns.
+# - With complete bases $R_c^{\mathrm{var}}$ is $R_c$ plus the bits lost by coding each coordinate alone: nothing in each group's eigenbasis, little near it.
 # - $R_c^{\mathrm{var}}$ is itself a minimum over gates, and $D_k = f'(s_k)$ is the best one.
 # - With complete bases the projections cost $K n d^2$, as much as all $S_k$; saved are determinants and inverses. With $Kp = d$ they cost
 #   $n d^2$ together, and the short sum bounds the *projected* rate only.
-# - One more number a group, the mean energy of a direction that its head doesn't see, restores the bound for every $p$. Never use the short
-#   sum as a training objective.
+# - Never use the short sum as a training objective. One more number a group mends the bound for every $p$.
 
 # %% [markdown]
 # ## Going deeper
@@ -579,7 +529,15 @@ show(fig, alt="Left: two rising curves of the short sum against p; at p = 32 bot
 # %% [markdown]
 # ### When the bound is an equality
 #
-# The gap can be written out exactly, which settles the question. Draw the tangent to $f$ at $m_i = (Q^\top M Q)_{ii}$. A concave function lies below its tangents; the gap is the mean depth below them.
+# The gap of Theorem 1 can be written out exactly. First, the last line of the proof as an equation: column sums of one count each eigenvalue once.
+#
+# $$
+# \sum_i \sum_j B_{ij}\, f(\lambda_j) = \sum_j f(\lambda_j) = F(M) \tag{4.9}
+# $$
+#
+# *(4.9) Checked. Column sums of one give each eigenvalue its due — this series*
+#
+# Now draw the tangent to $f$ at $m_i = (Q^\top M Q)_{ii}$. A concave function lies below its tangents; the gap is the mean depth below them.
 #
 # $$
 # \sum_i f(m_i) - F(M) = \sum_{i,j} B_{ij} \Big[ f(m_i) + f'(m_i)(\lambda_j - m_i) - f(\lambda_j) \Big] \tag{4.10}
@@ -590,10 +548,11 @@ show(fig, alt="Left: two rising curves of the short sum against p; at p = 32 bot
 # The added terms $f'(m_i)(\lambda_j - m_i)$ vanish in each row because $m_i$ is the row's mean. Every bracket is at least zero; if $f$ is strictly concave, a bracket is zero only where $\lambda_j = m_i$. So with equality, $q_i$ uses only eigenvectors whose eigenvalue is $m_i$, and is an eigenvector itself. (Where $f$ has a kink, any straight line that touches it from above does the work of the tangent.) That proves the second half of Theorem 1, and gives the bound a second time.
 
 # %% tags=["hide-input"]
-# check of (4.10): the gap of 500 random pairs against depths below the tangents
+# check of (4.9), and of (4.10): the gap of 500 random pairs against depths below the tangents
 M, Q = moments(500, 6), bases(500, 6)
 lam, V = torch.linalg.eigh(M)                           # (500, 6), (500, 6, 6)
 B = (Q.mT @ V) ** 2                                     # (500, 6, 6)
+check("4.9", torch.einsum("bij,bj->b", B, f(lam)), torch.linalg.slogdet(torch.eye(6) + c * M)[1], "weighted values against logdet(I + cM)")
 m = (Q.mT @ M @ Q).diagonal(dim1=-2, dim2=-1)[..., None]   # (500, 6, 1)
 depth = f(m) + gates(m, c) * (lam[:, None] - m) - f(lam[:, None])   # (500, 6, 6), f' is the gate
 check("4.10", alone(Q, M) - F(M), (B * depth).sum((1, 2)), "gap against depths below the tangents")
@@ -891,7 +850,26 @@ show(fig, alt="Four curves on a logarithmic scale fall without ever rising, firs
 # Nobody computed an eigenvalue, and all four starts end at the same rate. TSSA will not run Jacobi either: it *learns* its bases, with the rest of the network. What the four walks show is that the bound itself puts no trap in the way; what the loss of a task makes of the bases is another question.
 
 # %% [markdown]
-# ### The corrected bound
+# ### What the short sum bounds
+#
+# A head with $p < d$ orthonormal columns adds up only $p$ terms. Write $U^\top M U$ for the second moment of the projected tokens.
+#
+# **Always true: the short sum bounds the rate of the *projected* tokens.** It is Theorem 1 for the matrix $U^\top M U$.
+#
+# $$
+# F(U^\top M U) \;\le\; \sum_{i=1}^{p} f(u_i^\top M u_i) \tag{4.22}
+# $$
+#
+# *(4.22) Checked. The short sum bounds the projected rate, always — Wu et al. 2024, worked out in this series*
+#
+# **True with a condition: it bounds the rate of the tokens themselves** if every token of the group lies in the span of $U$.
+# Then $M$ and $U^\top M U$ have the same non-zero eigenvalues.
+#
+# $$
+# F(M) = F(U^\top M U) \;\le\; \sum_{i=1}^{p} f(u_i^\top M u_i) \qquad \text{if } M = U U^\top M \tag{4.24}
+# $$
+#
+# *(4.24) Checked. The short sum bounds the full rate if the tokens lie in the span of U — Wu et al. 2024*
 #
 # **Projecting never raises the rate.** By Cauchy's interlacing theorem the $i$-th largest eigenvalue of $U^\top M U$ is at most the $i$-th largest of
 # $M$. Since $f$ grows, each term is at most its partner; the $d - p$ terms without partner are not negative, because $f(0) = 0$.
@@ -901,20 +879,45 @@ show(fig, alt="Four curves on a logarithmic scale fall without ever rising, firs
 # $$
 #
 # *(4.23) Checked. A projection never raises the rate — Cauchy 1829*
+#
+# That this needs a growing $f$ can be seen with $x - x^2/8$, which falls beyond 4: for $M$ = diag(4, 10) and the first axis the projected sum is 2, the full one −0.5. So short sum and full rate both lie above the projected rate, and nothing orders the two.
 
 # %% tags=["hide-input"]
-# check of (4.23): equality where two directions of data fit into p = 3
+# check of (4.22) and (4.24): 2000 flat and full second moments
 d, p, count = 6, 3, 2000
 rank = torch.arange(count) % d + 1                      # flat groups and full ones in turn
 X = torch.randn(count, d, d) * (torch.arange(d) < rank[:, None])[:, None]
 M, U = X @ X.mT / d, bases(count, d, p)                 # (count, d, d), (count, d, p)
+seen = lambda U, M: F(U.mT @ M @ U)
+own = U @ torch.linalg.eigh(U.mT @ M @ U)[1]            # same span, but UᵀMU becomes diagonal
+check_below("4.22", seen, alone, "projected rate against the short sum", draws=list(zip(U, M)), equal=(own, M))
+within = U @ moments(count, p) @ U.mT                   # second moments that live in the span of U
+held = U @ torch.linalg.eigh(U.mT @ within @ U)[1]
+check_below("4.24", lambda U, M: torch.stack([F(M), seen(U, M)]), lambda U, M: alone(U, M).expand(2, *M.shape[:-2]), "tokens inside the span",
+            draws=list(zip(U, within)), equal=(held, within))
+
+# %% tags=["hide-input"]
+# check of (4.23): equality where two directions of data fit into p = 3
 thin = M[rank == 2]
 check_below("4.23", seen, lambda U, M: F(M), "projected against full rate", draws=list(zip(U, M)),
             equal=(torch.linalg.eigh(thin)[1][:, :, -p:], thin))
 print(f"random draws: short sum below the full rate {(alone(U, M) < F(M)).sum()}, above {(alone(U, M) > F(M)).sum()} of {count}")
 
 # %% [markdown]
-# That this needs a growing $f$ can be seen with $x - x^2/8$, which falls beyond 4: for $M$ = diag(4, 10) and the first axis the projected sum is 2, the full one −0.5.
+# **Without the condition it is false.** Two examples in four dimensions: a head that looks away from its data, and a head whose plane holds the
+# data, a single line, with axes askew to it.
+
+# %%
+def compare(what, U, M):
+    print(f"{what}: short sum {alone(U, M):.3f}, full rate {F(M):.3f}")
+
+
+eye4, askew = torch.eye(4), torch.eye(4)[:, :2] @ rotation(math.pi / 4)
+compare("data in a plane, U looks away", eye4[:, 2:], torch.diag(torch.tensor([0.5, 0.5, 0.0, 0.0])))
+compare("data on a line, U askew      ", askew, torch.diag(torch.tensor([1.0, 0.0, 0.0, 0.0])))
+
+# %% [markdown]
+# ### The corrected bound
 #
 # There is a bound that needs no condition, at the cost of the tokens' lengths. A head doesn't know *where* its tokens lie off its span, but it knows *how much* of them does: their squared length minus what the projection keeps. Let it assume the worst, that this rest spreads evenly over the $d - p$ unseen directions.
 #

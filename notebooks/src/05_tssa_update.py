@@ -34,7 +34,7 @@ _ = torch.manual_seed(0)
 # %% [markdown]
 # ## 5.1 The objective
 #
-# The six tokens $a$ to $f$ again, at the price $\varepsilon^2=0.1$ of the first lessons. Tokens are columns $z_j$ of $Z$ in the mathematics and rows of `x` in the code. The first three lie near coordinate 1, the last three near coordinate 2. Each group gets a complete basis, here simply both coordinates, $U_1=U_2=I$, so that lesson 4's bound holds ($p=d$). The memberships are soft: 0.9 to the own group, 0.1 to the other.
+# The six tokens $a$ to $f$ again, at the price $\varepsilon^2=0.1$. Tokens are columns $z_j$ of $Z$ in the mathematics and rows of `x` in the code. Each group gets a complete basis, here simply both coordinates, $U_1=U_2=I$, so that lesson 4's bound holds ($p=d$). The memberships are soft: 0.9 to the own group, 0.1 to the other.
 
 # %%
 six = torch.tensor([[2.0, 0.1], [-1.5, 0.2], [1.0, -0.1], [0.1, 1.5], [-0.2, -1.0], [0.1, -0.8]])
@@ -84,7 +84,8 @@ moments = mine("5a", my_moments, second_moments)
 #
 # </details>
 
-# %%
+# %% tags=["hide-input"]
+# the rate (5.1) with your moments, and the moments of the six tokens
 def project(x, U):
     return torch.einsum("nd,kdp->knp", x, U)                             # (K, N, p)
 
@@ -120,7 +121,7 @@ print("s_1, s_2 =", [[round(v, 3) for v in s_k] for s_k in moments(project(six, 
 #
 # All that token $j$ has to know about the other tokens sits in $D_k$: $K\cdot p$ numbers. Nobody compares token with token, so the cost is linear in $n$.
 #
-# Two judges know nothing of our algebra: automatic differentiation, and central differences, which only evaluate the rate. They judge on random tokens with three kinds of bases: complete ones ($p=d$), the heads' blocks of one orthogonal matrix ($p=d/K$), and arbitrary matrices, because the derivation never used orthogonality.
+# The check asks automatic differentiation and central differences, for complete bases, for heads of $p=d/K$ directions, and for arbitrary matrices: the derivation never used orthogonality.
 
 # %% tags=["hide-input"]
 # two judges and three kinds of bases; check of (5.3) and (5.4)
@@ -151,7 +152,7 @@ s = torch.rand(50) * 10
 check("5.4", tssa.gates(s, 4.0), autograd(lambda s: torch.log1p(4 * s).sum(), s), "gate = slope of ln(1 + 4s)")
 
 # %% [markdown]
-# What does a gate do? Its value $c/(1+cs)$ falls as the second moment grows. A coordinate in which the group is strong is left almost alone; one in which it is weak gets the full pull towards zero.
+# A gate $c/(1+cs)$ falls as the second moment grows. A coordinate in which the group is strong is left almost alone; one in which it is weak gets the full pull towards zero.
 #
 # **Predict:** a token that belongs wholly to the group takes the step $-tD_k$ times its coordinates, $t=1/c$. By which factor is a coordinate multiplied if its
 # second moment is $s=0$? If $s=1/c$? If $s\gg1/c$?
@@ -247,7 +248,7 @@ show(fig, alt="Six tokens near two axes with arrows, and where they end: each gr
 #
 # ## 5.4 How long may the step be?
 #
-# A gradient step lowers a function only if it is short enough. The papers absorb $\tau$ into learned weights and give no bound. $R_c^{\mathrm{var}}$ has a special shape: a *concave* function $f$ of a quantity $s$ that is *quadratic* in the tokens. A concave function lies below each of its tangents:
+# A gradient step lowers a function only if it is short enough, and the papers give no bound. $R_c^{\mathrm{var}}$ has a special shape: a *concave* function $f$ of a quantity $s$ that is *quadratic* in the tokens. A concave function lies below each of its tangents:
 #
 # $$
 # f(y)\le f(x)+f'(x)\,(y-x) \tag{5.6}
@@ -255,9 +256,7 @@ show(fig, alt="Six tokens near two axes with arrows, and where they end: each gr
 #
 # *(5.6) Checked. A concave function lies below its tangent — calculus*
 #
-# Replace $f$ by its tangent at the present second moments, and what remains is quadratic in the new tokens. A bound from above that touches at the present point is a **majoriser**; going down on it takes the function down too, since the function lies below. That is *majorisation–minimisation* (MM).
-#
-# For each token the gates of all groups combine into one symmetric matrix, the **curvature** of the majoriser:
+# Replace $f$ by its tangent at the present second moments, and what remains is quadratic in the new tokens. Such a bound from above that touches at the present point is a **majoriser**; going down on it takes the function down too (*majorisation–minimisation*, MM). For each token the gates of all groups combine into one symmetric matrix, the **curvature** of the majoriser:
 #
 # $$
 # A_j(Z)=\sum_{k=1}^{K}\pi_{jk}\,U_k\operatorname{Diag}\bigl(f'(s_k(Z))\bigr)U_k^{\top}\succeq0 \tag{5.7}
@@ -265,7 +264,7 @@ show(fig, alt="Six tokens near two axes with arrows, and where they end: each gr
 #
 # *(5.7) Checked. Curvature of the majoriser at token j: no eigenvalue is negative — this series*
 #
-# It is positive semidefinite because $v^{\top}A_jv$ is a sum of squares with weights $\pi_{jk}f'(s_{ki})\ge0$. The gradient (5.3) is $\frac1nA_jz_j$ and the update (5.5) is $z_j^{+}=z_j-tA_jz_j$: the same matrix in both.
+# No eigenvalue is negative because $v^{\top}A_jv$ is a sum of squares with weights $\pi_{jk}f'(s_{ki})\ge0$. The gradient (5.3) is $\frac1nA_jz_j$, and the update (5.5) is $z_j^{+}=z_j-tA_jz_j$.
 
 # %%
 def curvature(x, Pi, U, eps2):
@@ -304,21 +303,13 @@ check_below("5.7", lambda x, Pi, U: -torch.linalg.eigvalsh(curvature(x, Pi, U, 0
 #
 # *(5.9) Checked. The step lowers the rate by at least this much, the promise — this series*
 #
-# The promise is never negative, so the rate cannot rise. "Separates over the tokens" is why linear time suffices: once the $K\cdot p$ gates are known, every token has a little quadratic problem of its own.
+# The promise is never negative, so the rate cannot rise. And once the $K\cdot p$ gates are known, every token has a little quadratic problem of its own: that is why linear time suffices.
 #
 # **Proof of (i).** Take (5.6) at $x=s_{ki}(Z)$ and $y=s_{ki}(Z')$, multiply by $\frac{n_k}{2n}\ge0$ and sum over $k$ and $i$. On the right appears $\frac{1}{2n}\sum_{k,i}n_kf'(s_{ki})\,s_{ki}(Z')$. By (5.2), $n_ks_{ki}(Z')=\sum_j\pi_{jk}(u_{ki}^{\top}z_j')^2$; sorted by tokens the sum is $\frac{1}{2n}\sum_jz_j'^{\top}A_jz_j'$. The same with $Z$ gives the subtracted term. At $Z'=Z$ both sides agree, and the gradient of the right side there is $\frac1nA_jz_j$, which is (5.3). ∎
 #
-# **Proof of (ii).** Put $z_j'=z_j-tA_jz_j$ into one bracket and expand. All matrices are powers of one symmetric $A$, so they commute:
+# **Proof of (ii).** Put $z_j'=z_j-tA_jz_j$ into one bracket of (5.8). All matrices are powers of one symmetric $A$, so it becomes $-2t\,z^{\top}A^2z+t^2z^{\top}A^3z$. The first term is $-2t\lVert Az\rVert^2$, the second at most $t^2\lVert A\rVert\,\lVert Az\rVert^2$. Add up the tokens ([one token alone](#The-step-of-one-token)). ∎
 #
-# $$
-# (z-tAz)^{\top}A(z-tAz)-z^{\top}Az\le-t\,(2-t\lVert A\rVert)\,\lVert Az\rVert^2 \tag{5.10}
-# $$
-#
-# *(5.10) Checked. What the step does to the quadratic of one token — this series*
-#
-# Indeed the left side is $-2t\,z^{\top}A^2z+t^2z^{\top}A^3z$. The first term is $-2t\lVert Az\rVert^2$, the second at most $t^2\lVert A\rVert\,\lVert Az\rVert^2$. Insert (5.10) into (5.8). ∎
-#
-# Where did each assumption work? Concavity gave the tangent; $f'\ge0$ made $A_j$ positive semidefinite; orthogonality of $U_k$ was never used. And the promise is no idle one: with complete bases, and in the limit of tokens that are tiny against $\varepsilon$, it is kept exactly, for any step. The check of (5.9) looks there.
+# Concavity gave the tangent; $f'\ge0$ made $A_j$ positive semidefinite; orthogonality of $U_k$ was never used. And the promise is no idle one: with complete bases, and in the limit of tokens that are tiny against $\varepsilon$, it is kept exactly, for any step.
 
 # %% tags=["hide-input"]
 # check of (5.8), both sides over the rate at the start: tight as the tokens shrink, wherever they go
@@ -345,7 +336,7 @@ slopes = [autograd(lambda z: side(x, z, P, axes), x) for side in (relative, boun
 print("equal gradients at Z' = Z:", torch.allclose(*slopes))
 
 # %% tags=["hide-input"]
-# check of (5.10) and (5.9): each token draws its own share of its longest step; (5.9) is tight as tokens shrink
+# check of (5.9): each token draws its own share of its longest step; tight as tokens shrink
 def form(A, z):
     return torch.einsum("nd,nde,ne->n", z, A, z)
 
@@ -353,16 +344,6 @@ def form(A, z):
 def moved(A, z, share):                                                  # A_j z_j (N, d), ‖A_j‖ (N,), t_j (N,)
     Az, size = (A @ z[:, :, None])[:, :, 0], torch.linalg.eigvalsh(A)[:, -1]
     return Az, size, share * 2 / size
-
-
-def bracket(A, z, share):
-    Az, _, t = moved(A, z, share)
-    return form(A, z - t[:, None] * Az) - form(A, z)
-
-
-def bracket_bound(A, z, share):
-    Az, size, t = moved(A, z, share)
-    return -t * (2 - t * size) * (Az ** 2).sum(1)
 
 
 def promised(x, Pi, U, share):                                           # as a share of the rate at the start
@@ -376,14 +357,11 @@ def fallen(x, Pi, U, share):
 
 
 shares = [torch.rand(9) for _ in cases]
-A = curvature(*cases[1], 0.5)
-check_below("5.10", bracket, bracket_bound, "one token's quadratic", equal=(A, torch.linalg.eigh(A)[1][:, :, -1], shares[0]),
-            draws=[(curvature(x, P, V, 0.5), x, share) for (x, P, V), share in zip(cases, shares)])
 check_below("5.9", promised, fallen, "promise below what the rate falls", equal=(1e-7 * torch.randn(9, 6), torch.rand(3, 9), bases("complete"), shares[1]),
             draws=[(*case, share) for case, share in zip(cases, shares)])
 
 # %% [markdown]
-# **Exercise 5c. The longest safe step.** From memberships, bases and gates, return the longest step that (ii) allows for all tokens together. (`torch.linalg.eigvalsh` gives eigenvalues in rising order.)
+# **Exercise 5c. The longest safe step.** From memberships, bases and gates, return the longest step that (ii) allows for all tokens together. (`torch.linalg.eigvalsh` sorts eigenvalues in rising order.)
 
 # %%
 def my_limit(Pi, U, D):                                                  # Pi (K, N), U (K, d, p), D (K, p) → a number
@@ -405,7 +383,7 @@ safe_step = mine("5c", my_limit, tssa.largest_safe_gamma)
 #
 # </details>
 #
-# See the argument at work on the six tokens, moved together by one step $t$: the rate, its majoriser (5.8) and the promise (5.9). All three touch at $t=0$ with the same slope.
+# See it at work on the six tokens, moved together by one step $t$: the rate, its majoriser (5.8) and the promise (5.9) touch at $t=0$ with the same slope.
 #
 # **Predict:** at $t=2/\max_j\lVert A_j\rVert$ the promise is spent for at least one token. Will the true rate be back at its starting value there?
 #
@@ -415,7 +393,8 @@ safe_step = mine("5c", my_limit, tssa.largest_safe_gamma)
 #
 # </details>
 
-# %%
+# %% tags=["hide-input"]
+# one step of all six tokens, and the longest that is safe
 A, start = curvature(six, Pi, U, eps2), rates.variational_rate(six, Pi, U, eps2)
 Az, size, _ = moved(A, six, torch.ones(6))
 limit = float(safe_step(Pi, U, tssa.gates(moments(project(six, U), Pi), 2 / eps2)))
@@ -433,9 +412,10 @@ show(fig, alt="Three curves that fall from the same point with the same slope: t
      digest=f"start {float(start):.3f}, 2/c = {eps2}, 2/max ‖A‖ = {limit:.3f}; lowest promise {float(promise.min()):.3f}, majoriser {float(above.min()):.3f}, rate {float(true.min()):.3f} nats")
 
 # %% [markdown]
-# Now move it yourself. In the view below $\gamma=t\,c$ is the step in units of $1/c$. **Try:** slide $\gamma$ from 0 to 4, then $\varepsilon^2$ to its largest value, then drag a token. **Predict:** where do the arrows end at $\gamma=2$ if the tokens are small against the ball of precision $\varepsilon$?
+# Now move it yourself; $\gamma=t\,c$ is the step in units of $1/c$. **Try:** slide $\gamma$ from 0 to 4, then $\varepsilon^2$ to its largest value, then drag a token. **Predict:** where do the arrows end at $\gamma=2$ if the tokens are small against the ball of precision $\varepsilon$?
 
-# %%
+# %% tags=["hide-input"]
+# view: one step of length γ/c, its rate and its majoriser
 live.step(six, Pi, U, eps2=eps2)
 
 # %% [markdown]
@@ -451,7 +431,7 @@ live.step(six, Pi, U, eps2=eps2)
 #
 # *(5.11) Checked. With orthonormal bases, t = 2ε²/d is safe for all data — this series · `tssa.largest_safe_gamma`*
 #
-# This is the promised reason for calling $t=\tau/n$, not $\tau$, the step: its bound knows nothing of $n$. Tokens with nothing along a basis direction that all groups share reach it: there $s=0$ and the gate is exactly $c$.
+# Tokens with nothing along a basis direction that all groups share reach it: there $s=0$ and the gate is exactly $c$.
 
 # %% tags=["hide-input"]
 # check of (5.11): equality for tokens that leave a direction empty, in all groups
@@ -467,7 +447,7 @@ ratio = torch.stack([local_limit(*case) * 6 / (2 * case[3]) for case in orthonor
 print(f"local limit over 2/c on random data: median {float(ratio.median()):.2f}")
 
 # %% [markdown]
-# Now to the layer that people run. It has no $\varepsilon$: tokens and $\varepsilon$ scaled together leave the rate as it is, so the learned weights can choose the scale, and the layer fixes $\varepsilon^2=d$. Then **$c=1$**, the gates are $1/(1+s)$, no gate exceeds 1, and its step is $t=1$. With **tied** weights, where the output map is the transpose of the projection, the layer is exactly our operator:
+# The layer that people run has no $\varepsilon$: tokens and $\varepsilon$ scaled together leave the rate as it is, so the learned weights can choose the scale, and the layer fixes $\varepsilon^2=d$. Then **$c=1$**, no gate exceeds 1, and its step is $t=1$. With **tied** weights, where the output map is the transpose of the projection, the layer is exactly our operator:
 #
 # $$
 # \mathrm{TSSA}(Z)_j=-\sum_{k=1}^{K}\pi_{jk}\,U_kD_kU_k^{\top}z_j=-n\,\nabla_{z_j}R_c^{\mathrm{var}}\qquad(c=1,\ t=1) \tag{5.12}
@@ -475,8 +455,9 @@ print(f"local limit over 2/c on random data: median {float(ratio.median()):.2f}"
 #
 # *(5.12) Checked. The tied layer is −n times the gradient — this series; the layer of Wu et al. 2024 · `tssa.TSSA`*
 
-# %%
-layer = tssa.TSSA(128, 4, tied=True, mass=0.0).requires_grad_(False)     # 4 heads of width 32
+# %% tags=["hide-input"]
+# check of (5.12): four heads of width 32
+layer = tssa.TSSA(128, 4, tied=True, mass=0.0).requires_grad_(False)
 torch.nn.init.orthogonal_(layer.qkv.weight)
 heads = layer.qkv.weight.unflatten(0, (4, -1)).mT                        # U (K, d, p) = (4, 128, 32)
 x = torch.randn(1, 400, 128)
@@ -493,18 +474,10 @@ check("5.12", layer(x)[0], -400 * autograd(lambda z: rates.variational_rate(z, P
 #
 # *(5.13) Checked. With tied orthonormal weights and Π held, x + γ·TSSA(x) lowers the rate for every γ in (0, 2) — this series*
 #
-# (Strictly, as long as some update is not zero.) Is 2 the end, or only the end of our proof? Take tiny tokens on one axis, one group. The gate is $c$ there and the rate proportional to $s$; a step $t=\gamma/c$ multiplies each token by $1-\gamma$:
-#
-# $$
-# \lim_{s\to0}\frac{R_c^{\mathrm{var}}(Z^{+})}{R_c^{\mathrm{var}}(Z)}=(1-\gamma)^2 \tag{5.15}
-# $$
-#
-# *(5.15) Checked. Sharpness: beyond γ = 2 tiny tokens make the rate rise — this series*
-#
-# For $\gamma>2$ the right side exceeds 1: **2 is sharp**. [One coordinate solved completely](#One-coordinate-solved-completely) shows what happens away from the limit.
+# (Strictly, as long as some update is not zero.) Is 2 the end, or only the end of our proof? Take tiny tokens on one axis, one group. The gate is $c$ there and the rate proportional to $s$. A step $t=\gamma/c$ multiplies each token by $1-\gamma$, so the rate by $(1-\gamma)^2$, which exceeds 1 for $\gamma>2$: **2 is sharp** ([one coordinate solved completely](#One-coordinate-solved-completely)).
 
 # %% tags=["hide-input"]
-# check of (5.13): tight for tiny tokens in one head, for any γ; and of (5.15)
+# check of (5.13): tight for tiny tokens in one head, for any γ
 def tied(dim, num_heads, **options):
     layer = tssa.TSSA(dim, num_heads, tied=True, mass=0.0, **options).requires_grad_(False)
     torch.nn.init.orthogonal_(layer.qkv.weight)
@@ -528,25 +501,22 @@ images = [(torch.randn(1, 9, 8) * 3 ** torch.randn(1), two, 2 * float(torch.rand
 check_below("5.13", ratio_of, ratio_bound, "300 images, γ uniform in (0, 2)", draws=images, equal=(1e-7 * torch.randn(1, 9, 8), one, 0.7))
 print("the bound stays below 1:", all(bool(ratio_bound(*case) < 1) for case in images))
 
-axis, whole = torch.ones(1, 1, 1), torch.ones(1, 4)                      # one direction, one group of four tokens
-z, gammas = torch.full((4, 1), 1e-3), torch.linspace(0, 4, 41)
-line = torch.stack([rates.variational_rate(z + g * update(z, whole, axis, 1.0, 1.0), whole, axis, 1.0) for g in gammas])
-check("5.15", line / rates.variational_rate(z, whole, axis, 1.0), (1 - gammas) ** 2, "ratio at s = 1e-6, γ from 0 to 4", REACHED)
-
 # %% [markdown]
-# Theory done; now look. We take 300 random images of 32 tokens whose brightness spans four powers of ten, and let tied layers with one head and with four sharp heads update them with $\gamma$ from 0 to 4. For each $\gamma$ we draw the *worst* image.
+# Theory done; now look. Tied layers with one head and with four sharp heads update 300 random images of 32 tokens, whose brightness spans four powers of ten. For each $\gamma$ we draw the *worst* image.
 #
 # **Predict:** where does the worst curve cross 1? And for which layer do fewer images get worse just beyond?
 #
 # <details><summary>Answer</summary>
 #
 # Never before 2. Up to there the worst image is a bright one: its gates are almost zero, so its rate hardly falls. Beyond 2, with one head,
-# it is a dark one and follows (5.15) closely. With four heads many images hold out longer, because memberships below one make the curvature
+# it is a dark one and follows $(1-\gamma)^2$ closely. With four heads many images hold out longer, because memberships below one make the curvature
 # smaller: the limit is $2/\max_j\lVert A_j\rVert$, and $\lVert A_j\rVert\le\max_k\pi_{jk}$ when the heads are orthogonal to each other.
 #
 # </details>
 
-# %%
+# %% tags=["hide-input"]
+# figure: the worst image and the share of images that rise, over γ
+gammas = torch.linspace(0, 4, 41)
 images = torch.randn(300, 32, 16) * 10 ** (4 * torch.rand(300, 1, 1) - 3)
 
 
@@ -556,8 +526,7 @@ def sweep(num_heads, temp):
     ratio = torch.stack([rates.variational_rate(images + g * y, P, W, 16.0) for g in gammas])
     return ratio / rates.variational_rate(images, P, W, 16.0)            # (γ, image)
 
-# %% tags=["hide-input"]
-# figure: the worst image and the share of images that rise, over γ
+
 ratios = {"1 head": sweep(1, 1.0), "4 heads": sweep(4, 100.0)}
 worst = {name: r.amax(1) for name, r in ratios.items()}
 rising = {name: 100 * (r > 1 + 1e-6).double().mean(1) for name, r in ratios.items()}
@@ -572,13 +541,13 @@ show(fig, alt="Left: the worst ratio stays below one up to γ = 2 and then climb
      digest=digest)
 
 # %% [markdown]
-# Not one image rises up to $\gamma=2$, and the line at 2 is where trouble starts. If the weights are tied but not orthonormal, $\lVert A_j\rVert$ can exceed 1 and the limit shrinks: your function of exercise 5c computes it from the memberships and gates of a real layer, so it can be watched during training. How fast many such steps get somewhere, and what a textbook would have said: [Going deeper](#Many-steps-against-the-textbook).
+# Not one image rises up to $\gamma=2$. If the weights are tied but not orthonormal, $\lVert A_j\rVert$ can exceed 1 and the limit shrinks: your function of exercise 5c computes it for a real layer, so it can be watched during training. How far many such steps get, and what a textbook would have said: [Going deeper](#Many-steps-against-the-textbook).
 #
 # ## 5.6 What the theorem does not cover
 #
 # The theorem has three conditions that practice breaks: $\Pi$ stays, the step starts at the very tokens that were measured, and the output map is $U_k$. We break them one at a time.
 #
-# **Memberships recomputed.** A layer's next rate is measured with *new* memberships. We count how often the rate rises when $\Pi=\operatorname{softmax}_k(\lVert U_k^{\top}z\rVert^2/2\eta)$ is recomputed after the step (small $\eta$: sharp): for sets of 200 tokens, and for an adversary's choice, two tokens and a very sharp softmax.
+# **Memberships recomputed.** How often does the rate rise when $\Pi=\operatorname{softmax}_k(\lVert U_k^{\top}z\rVert^2/2\eta)$ is recomputed after the step? We count for sets of 200 tokens, and for an adversary's choice: two tokens and a very sharp softmax (small $\eta$).
 
 # %% tags=["hide-input"]
 # the rate after a step, with memberships held and recomputed
@@ -598,7 +567,7 @@ for n, eta, sets in ((200, 0.5, 500), (2, 0.02, 4000)):
           f"of {sets}; worst change {100 * float(fresh.max()):+.0f} %")
 
 # %% [markdown]
-# On ordinary data the rate still falls every time. But a counter-example is a counter-example: a token that switches groups changes both groups' moments at once, and the tangent argument knows nothing of it.
+# On ordinary data the rate still falls every time. But a token that switches groups changes both groups' moments at once, and the tangent argument knows nothing of it.
 #
 # **Pre-norm.** Real blocks compute `x + γ·TSSA(LN(x))`: the update is measured at the normalised tokens but added to the raw ones. Does the rate of the *normalised* tokens fall?
 
@@ -624,9 +593,9 @@ for scale in (1.0, 0.1, 0.03):
         f"{falls_after_norm(scale, gamma):.0f} % (γ = {gamma})" for gamma in (0.1, 1.0, 1.9)), "of 300 images")
 
 # %% [markdown]
-# At the usual scale it works for every image, and yet it is no theorem. The scale of $x$ against its normalised copy acts as a hidden step size: make the tokens thirty times smaller and $\gamma=1$ is far too long.
+# At the usual scale it works for every image, and yet it is no theorem. The scale of $x$ against its normalised copy acts as a hidden step size.
 #
-# **A free output map.** The published layer does not tie: `to_out` is a matrix of its own. Then the update is not minus a gradient of anything we have defined. We initialise 200 layers of each kind as PyTorch does, and count how often one step lowers the layer's own rate (its own projection as $U$, $\Pi$ held).
+# **A free output map.** In the published layer `to_out` is a matrix of its own. Then the update is not minus a gradient of anything we have defined. Of 200 layers of each kind, initialised as PyTorch does, how many lower their own rate by one step (their own projection as $U$, $\Pi$ held)?
 
 # %% tags=["hide-input"]
 # tied and free output maps: how many of 200 fresh layers compress
@@ -641,9 +610,9 @@ for name, is_tied in (("tied", True), ("free output map", False)):
     print(f"{name}: {sum(lowers_its_rate(is_tied, seed) for seed in range(200))} of 200 layers lower their own rate")
 
 # %% [markdown]
-# All tied layers compress, and only about one in five free ones does. So "each layer compresses" is a property of tied weights of moderate size ($\lVert A_j\rVert<2$ for every token), or of what training makes of free ones; it does not come with the architecture.
+# All tied layers compress, and only about one in five free ones does: "each layer compresses" needs tied weights of moderate size ($\lVert A_j\rVert<2$ for every token), or training that makes it so.
 #
-# **And compression alone collapses.** Rate reduction was $R-R_c$. We have dropped $R$, the term that spreads the tokens. The cheapest set of tokens is the one with nothing in it: a layer that sends every token to zero compresses best. In a trained network the MLP, the normalisation and the loss must push back. [Where compression ends](#Where-compression-of-unit-tokens-ends), [what it cleans on its way](#The-same-step-as-denoising) and [what holding Π fixed drops](#What-is-dropped-when-Π-depends-on-Z) stand below; lesson 6 uses the last of them.
+# **And compression alone collapses.** Rate reduction was $R-R_c$, and we have dropped $R$, the term that spreads the tokens. A layer that sends every token to zero compresses best; in a trained network the MLP, the normalisation and the loss must push back. [Where compression ends](#Where-compression-of-unit-tokens-ends), [what it cleans on its way](#The-same-step-as-denoising) and [what holding Π fixed drops](#What-is-dropped-when-Π-depends-on-Z) stand below; lesson 6 uses the last of them.
 
 # %% [markdown]
 # ## Takeaways
@@ -658,6 +627,35 @@ for name, is_tied in (("tied", True), ("free output map", False)):
 #
 # Each item stands by itself.
 #
+# ### The step of one token
+#
+# The proof of (ii) looked at one bracket of (5.8), the quadratic of one token. For symmetric $A$ without negative eigenvalues and any $t\ge0$:
+#
+# $$
+# (z-tAz)^{\top}A(z-tAz)-z^{\top}Az\le-t\,(2-t\lVert A\rVert)\,\lVert Az\rVert^2 \tag{5.10}
+# $$
+#
+# *(5.10) Checked. What the step does to the quadratic of one token — this series*
+#
+# It is an equality where $z$ is an eigenvector of the largest eigenvalue: then the whole token moves in the steepest direction.
+
+# %% tags=["hide-input"]
+# check of (5.10): equality at the leading eigenvectors
+def bracket(A, z, share):
+    Az, _, t = moved(A, z, share)
+    return form(A, z - t[:, None] * Az) - form(A, z)
+
+
+def bracket_bound(A, z, share):
+    Az, size, t = moved(A, z, share)
+    return -t * (2 - t * size) * (Az ** 2).sum(1)
+
+
+A = curvature(*cases[1], 0.5)
+check_below("5.10", bracket, bracket_bound, "one token's quadratic", equal=(A, torch.linalg.eigh(A)[1][:, :, -1], shares[0]),
+            draws=[(curvature(x, P, V, 0.5), x, share) for (x, P, V), share in zip(cases, shares)])
+
+# %% [markdown]
 # ### One coordinate solved completely
 #
 # One group and one direction: the tokens shrink by $1-tD$, so their second moment shrinks by the square.
@@ -668,10 +666,21 @@ for name, is_tied in (("tied", True), ("free output map", False)):
 #
 # *(5.14) Checked. One group, one direction: break-even exactly at t = 2/D — this series*
 #
-# So the local limit $2/D=2/c+2s$ grows with the tokens' energy, and only for $s\to0$ is it $2/c$.
+# So the local limit $2/D=2/c+2s$ grows with the tokens' energy, and only for $s\to0$ is it $2/c$. There $t=\gamma/c$, $D\to c$, and the rate is proportional to $s$:
+#
+# $$
+# \lim_{s\to0}\frac{R_c^{\mathrm{var}}(Z^{+})}{R_c^{\mathrm{var}}(Z)}=(1-\gamma)^2 \tag{5.15}
+# $$
+#
+# *(5.15) Checked. Sharpness: beyond γ = 2 tiny tokens make the rate rise — this series*
 
 # %% tags=["hide-input"]
-# check of (5.14)
+# check of (5.14) and (5.15)
+axis, whole = torch.ones(1, 1, 1), torch.ones(1, 4)                      # one direction, one group of four tokens
+z = torch.full((4, 1), 1e-3)
+line = torch.stack([rates.variational_rate(z + g * update(z, whole, axis, 1.0, 1.0), whole, axis, 1.0) for g in gammas])
+check("5.15", line / rates.variational_rate(z, whole, axis, 1.0), (1 - gammas) ** 2, "ratio at s = 1e-6, γ from 0 to 4", REACHED)
+
 s, t = torch.rand(200) * 5, torch.rand(200) * 3
 after_step = [(z + update(z, whole, axis, 0.5, float(t_))).square().mean() for z, t_ in zip(s.sqrt()[:, None, None].expand(-1, 4, 1), t)]
 check("5.14", torch.stack(after_step), s * (1 - t * tssa.gates(s, 2.0)) ** 2, "moment after the step, c = 2")
