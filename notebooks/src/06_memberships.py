@@ -33,7 +33,7 @@ torch.set_default_dtype(torch.float64)
 # %% [markdown]
 # ## 6.1 A softmax over groups
 #
-# Take the six tokens again, and three groups, each with a frame of one direction ($p = 1$): the two axes and the diagonal between them. How much does a token belong to each? The obvious evidence is its *energy* in the frame, the square of its shadow there. Each token has one unit of membership to share out, and a softmax turns any three numbers into such shares:
+# Take the six tokens again, and three groups, each with a frame of one direction ($p = 1$): the two axes and the diagonal between them. How much does a token belong to each? The obvious evidence is its *energy* in the frame, the square of its shadow there, and a softmax turns energies into shares:
 #
 # $$
 # \pi_{jk} = \frac{\exp\left(\lVert U_k^\top z_j \rVert^2 / 2\eta\right)}{\sum_{l=1}^{K} \exp\left(\lVert U_l^\top z_j \rVert^2 / 2\eta\right)} \tag{6.1}
@@ -41,7 +41,7 @@ torch.set_default_dtype(torch.float64)
 #
 # *(6.1) Definition. Memberships: a softmax of the energies over the groups, with temperature η — Wu et al. 2024 · `tssa.memberships`*
 #
-# The softmax runs over $k$, the groups. In most attention layers it runs over tokens; here each token decides for itself, and no token is compared with another.
+# The softmax runs over $k$, the groups, not over tokens as in most attention layers: no token is compared with another.
 
 # %%
 six = torch.tensor([[2.0, 0.1], [-1.5, 0.2], [1.0, -0.1],                # a, b, c
@@ -101,7 +101,7 @@ show(fig, alt="Two triangles with the six tokens as points: on the left near the
               "near the corners of groups 1 and 2", digest=f"own memberships of a…f: {own[0]} (soft), {own[1]} (hard)")
 
 # %% [markdown]
-# Long tokens (a, b, d) reach their corners first, because energy grows with the square of the length. A short token such as f stays undecided for longer. That is sensible if noise has the same size everywhere, which is the model of the next section.
+# Long tokens (a, b, d) reach their corners first, because energy grows with the square of the length. That is sensible if noise has the same size everywhere, as in the model of the next section.
 #
 # ## 6.2 The model behind the softmax
 #
@@ -113,16 +113,7 @@ show(fig, alt="Two triangles with the six tokens as points: on the left near the
 #
 # *(6.2) Definition. Covariance of a group: a subspace and noise around it — Tipping and Bishop 1999, mixtures of principal component analysers*
 #
-# It has only two eigenvalues: $\lambda + \sigma^2$ ($p$ times, inside) and $\sigma^2$ ($d - p$ times, outside). So inverse and determinant are easy:
-#
-# $$
-# \Sigma_k^{-1} = \frac{1}{\sigma^2} \left( I - \frac{\lambda}{\lambda + \sigma^2}\, U_k U_k^\top \right), \qquad
-# \ln \det \Sigma_k = p \ln(\lambda + \sigma^2) + (d - p) \ln \sigma^2 \tag{6.3}
-# $$
-#
-# *(6.3) Checked. Inverse and determinant of such a covariance — textbook linear algebra*
-#
-# Now Bayes' rule. Group $k$ has posterior probability proportional to $\exp(-\frac12 z_j^\top \Sigma_k^{-1} z_j)$: equal priors cancel, and so do the equal determinants. By (6.3) the exponent is $-\lVert z_j \rVert^2/2\sigma^2$, the same for all groups, plus a multiple of the energy $\lVert U_k^\top z_j \rVert^2$. What remains is (6.1):
+# Now Bayes' rule. Group $k$ has posterior probability proportional to $\exp(-\frac12 z_j^\top \Sigma_k^{-1} z_j)$: equal priors cancel, and so do the determinants, which are equal, too ([inverse and determinant](#Inverse-and-determinant)). The exponent is $-\lVert z_j \rVert^2/2\sigma^2$, the same for all groups, plus $\lambda/2\sigma^2(\lambda + \sigma^2)$ times the energy $\lVert U_k^\top z_j \rVert^2$. What remains is (6.1):
 #
 # $$
 # \Pr\left(k \mid z_j\right) = \frac{\mathcal{N}(z_j;\, 0, \Sigma_k)}{\sum_{l} \mathcal{N}(z_j;\, 0, \Sigma_l)} = \pi_{jk}
@@ -131,16 +122,16 @@ show(fig, alt="Two triangles with the six tokens as points: on the left near the
 #
 # *(6.4) Checked. The softmax of energies is the exact posterior of this mixture, at one temperature — this series*
 #
-# So $\Pi$ is not a heuristic: it is what a statistician would compute, if the groups are equally likely, equally wide, and round inside. The paper calls $\eta$ a noise level; it is one only when the signal is strong ([how wrong it is otherwise](#The-noise-level-is-not-the-temperature)).
+# So $\Pi$ is what a statistician would compute, if the groups are equally likely, equally wide, and round inside. The paper calls $\eta$ a noise level; it is one only when the signal is strong ([how wrong it is otherwise](#The-noise-level-is-not-the-temperature)).
 
-# %%
+# %% tags=["hide-input"]
+# check of (6.4) on 300 tokens drawn from the mixture
 K, d, p, lam, sigma2 = 3, 8, 2, 2.0, 0.1
 U = torch.linalg.qr(torch.randn(K, d, p))[0]                             # (K, d, p)
 Sigma = lam * U @ U.mT + sigma2 * torch.eye(d)                           # (K, d, d)
 eta = sigma2 * (lam + sigma2) / lam                                      # 0.105
 
-# %% tags=["hide-input"]
-# check of (6.3) and (6.4) on 300 tokens drawn from the mixture
+
 def draw(n, U, lam, sigma2):
     K, d, p = U.shape
     truth = torch.arange(n) % K                                          # (N,)
@@ -148,9 +139,6 @@ def draw(n, U, lam, sigma2):
     return signal + sigma2 ** 0.5 * torch.randn(n, d), truth             # (N, d)
 
 
-inverse = (torch.eye(d) - lam / (lam + sigma2) * U @ U.mT) / sigma2
-logdet = torch.full((K,), p * math.log(lam + sigma2) + (d - p) * math.log(sigma2))
-check("6.3", torch.cat([inverse.flatten(), logdet]), torch.cat([Sigma.inverse().flatten(), Sigma.logdet()]), "closed forms against LAPACK")
 x, truth = draw(300, U, lam, sigma2)
 density = torch.distributions.MultivariateNormal(torch.zeros(d), Sigma)  # a batch of K
 posterior = density.log_prob(x[:, None]).softmax(1).T                    # (K, N), over the groups
@@ -159,13 +147,7 @@ check("6.4", posterior, memberships(project(x, U), eta), "Bayes' rule against th
 # %% [markdown]
 # ## 6.3 Hard and soft
 #
-# At $\eta \to 0$ each token goes to its strongest group, and $\Pi$ becomes *hard*: zeros and ones. At $\eta \to \infty$ all shares become $1/K$. One number says where between the two a token is, the entropy of its memberships over the entropy $\ln K$ of equal shares:
-#
-# $$
-# \frac{H(\pi_j)}{\ln K} = -\frac{1}{\ln K} \sum_{k} \pi_{jk} \ln \pi_{jk} \;\in\; [0, 1] \tag{6.5}
-# $$
-#
-# *(6.5) Checked. Normalised entropy of a token's memberships: 0 is hard, 1 is uniform, and nothing lies outside — Shannon 1948*
+# At $\eta \to 0$ each token goes to its strongest group, and $\Pi$ becomes *hard*: zeros and ones. At $\eta \to \infty$ all shares become $1/K$. One number says where between the two a token is, the *normalised entropy*: the entropy of its memberships over the entropy $\ln K$ of equal shares, 0 if hard and 1 if uniform ([the six tokens on their way](#From-hard-to-soft)).
 #
 # **Predict:** lesson 4 bounds the rate when each frame is complete, $p = d$. What are the memberships (6.1) for three complete orthonormal frames?
 #
@@ -181,25 +163,21 @@ check("6.4", posterior, memberships(project(x, U), eta), "Bayes' rule against th
 #
 # *(6.7) Checked. Complete frames cannot tell groups apart by energy — this series*
 #
-# **The bound wants $p = d$, memberships want $p < d$:** the two halves of the derivation do not meet in the same layer. (The six tokens on their way from hard to soft: [Going deeper](#From-hard-to-soft).)
+# **The bound wants $p = d$, memberships want $p < d$:** the two halves of the derivation do not meet in the same layer.
 
 # %% tags=["hide-input"]
-# check of (6.5): both ends are reached; check of (6.7)
+# the normalised entropy, and the check of (6.7)
 def entropy(Pi):
     return torch.special.entr(Pi).sum(0) / math.log(len(Pi))             # (N,), 0 hard … 1 uniform
 
 
-ends = torch.tensor([[1.0, 0.25], [0.0, 0.25], [0.0, 0.25], [0.0, 0.25]])  # a hard token and a uniform one
-tables = [(temp * torch.randn(groups, 9)).softmax(0) for groups in (2, 3, 7) for temp in (0.1, 1.0, 10.0)]
-check_below("6.5", lambda Pi: torch.stack([-entropy(Pi).min(), entropy(Pi).max()]), lambda Pi: torch.tensor([0.0, 1.0]),
-            "least (sign turned) and largest entropy of a table", draws=tables, equal=(ends,))
 complete = torch.linalg.qr(torch.randn(K, d, d))[0]                      # (K, d, d)
 check("6.7", memberships(project(x, complete), eta), torch.full((K, len(x)), 1 / K), "complete frames")
 
 # %% [markdown]
 # ## 6.4 What would the objective say?
 #
-# There is another way to find memberships: ask the objective. If one more grain of token $j$ is put into group $k$, by how much does the rate rise? Lesson 5 named the derivative [the *code length* $T_{jk}$](05_tssa_update.ipynb#What-is-dropped-when-Π-depends-on-Z): twice the nats that one more token like $j$ costs in group $k$. For the corrected bound of lesson 4, which also pays for the $d - p$ directions off the frame, with residual energy $r_{jk} = \lVert z_j \rVert^2 - \lVert U_k^\top z_j \rVert^2$ and mean residual variance $\rho_k$,
+# Another way to find memberships: ask the objective. If one more grain of token $j$ is put into group $k$, by how much does the rate rise? Lesson 5 named the derivative [the *code length* $T_{jk}$](05_tssa_update.ipynb#What-is-dropped-when-Π-depends-on-Z): twice the nats that one more token like $j$ costs in group $k$. For the corrected bound of lesson 4, which also pays for the $d - p$ directions off the frame, with residual energy $r_{jk} = \lVert z_j \rVert^2 - \lVert U_k^\top z_j \rVert^2$ and mean residual variance $\rho_k$,
 #
 # $$
 # \begin{aligned}
@@ -240,7 +218,7 @@ check("6.8", corrected_lengths(x, soft, U, eps2), 2 * len(x) * leaf.grad, "the f
 agree(corrected_lengths, rates.code_lengths, x, soft, U, eps2, corrected=True)
 
 # %% [markdown]
-# A probability falls exponentially with a code length: a token that costs one nat more in a group is $e$ times less likely there. So the objective proposes $\pi_j = \mathrm{softmax}_k(-T_{jk}/2)$. Is that the energy rule? When all groups have the same statistics, $s_{ki} = s$ and $\rho_k = \rho$, everything in (6.8) that does not depend on $k$ cancels in the softmax. What is left is the energy, at a temperature that the objective chooses itself:
+# A token that costs one nat more in a group is $e$ times less likely there. So the objective proposes $\pi_j = \mathrm{softmax}_k(-T_{jk}/2)$. Is that the energy rule? When all groups have the same statistics, $s_{ki} = s$ and $\rho_k = \rho$, all of (6.8) that does not depend on $k$ cancels in the softmax. What is left is the energy, at a temperature that the objective chooses itself:
 #
 # $$
 # \mathrm{softmax}_k\left(-\tfrac12 T_{jk}^{\mathrm{corr}}\right) = \mathrm{softmax}_k\left( \frac{\lVert U_k^\top z_j \rVert^2}{2 \eta_{\mathrm{eff}}} \right), \qquad
@@ -276,9 +254,10 @@ slope = c / (1 + c * 0.9)                                                # f'(s)
 check("6.11", (-inside(w2, s, c) / 2).softmax(0), (-slope * w2.sum(-1) / 2).softmax(0), "truncated code lengths against minus the energies")
 
 # %% [markdown]
-# Equal statistics were an assumption. See the same on tokens drawn from a mixture, with statistics measured from almost right memberships (0.9 for the true group). Each dot is a pair of a token and a group; both numbers are taken against the token's mean over the groups, since only differences count in a softmax.
+# Equal statistics were an assumption. See the same on tokens drawn from a mixture, with statistics measured from almost right memberships (0.9 for the true group). Each dot is a pair of a token and a group, both numbers taken against the token's mean over the groups.
 
-# %%
+# %% tags=["hide-input"]
+# data: 900 tokens from a mixture, their energies, and both code lengths
 K, d, p, sigma2 = 3, 12, 4, 0.15
 U = torch.linalg.qr(torch.randn(K, d, p))[0]
 x, truth = draw(900, U, 1.0, sigma2)
@@ -309,11 +288,11 @@ show(fig, alt="Code length against energy, twice: on the left the dots lie on a 
      digest=f"correlation within a token: truncated {correlation(E, T_cut):+.3f}, corrected {correlation(E, T_corr):+.3f}")
 
 # %% [markdown]
-# So the pair that the paper combines, the update of the truncated objective and the softmax of energies, does not descend *that* objective in both halves: the energy rule sends nearly every token to where $R_c^{\mathrm{var}}$ is dearest. For the corrected bound it is the right rule as long as the groups have equal statistics, as in (6.9).
+# So the pair that the paper combines, the update of the truncated objective and the softmax of energies, does not descend *that* objective in both halves: the energy rule sends nearly every token to where $R_c^{\mathrm{var}}$ is dearest. For the corrected bound it is the right rule for groups with equal statistics.
 #
 # ## 6.5 What the published layer does instead
 #
-# The code published with the paper does not take energies. It first divides each coordinate of the projected tokens by its norm *over the tokens*. With $w_{kij} = u_{ki}^\top z_j$ and a learned factor $\theta_k$ for each head:
+# The published code first divides each coordinate of the projected tokens by its norm *over the tokens*. With $w_{kij} = u_{ki}^\top z_j$ and a learned factor $\theta_k$ for each head:
 #
 # $$
 # a_{jk} = \theta_k \sum_{i=1}^{p} \frac{w_{kij}^2}{\sum_{l=1}^{n} w_{kil}^2}, \qquad \pi_j = \mathrm{softmax}_k\left(a_{jk}\right) \tag{6.12}
@@ -379,7 +358,8 @@ print(f"with one of {p} coordinates dead the layer's memberships are those of th
 #
 # </details>
 
-# %%
+# %% tags=["hide-input"]
+# logits and entropy at the start, for three numbers of tokens
 for n, width in ((196, 48), (400, 32), (1600, 32)):
     w_n = torch.randn(4, n, width)                                       # what a head sees at the start
     spread, Pi_n = published_logits(w_n, 1.0).std(), published(w_n, 1.0)
@@ -389,58 +369,11 @@ for n, width in ((196, 48), (400, 32), (1600, 32)):
 # %% [markdown]
 # At its initial temperature the layer mixes all groups nearly equally, unless a few tokens hold most of a head's energy. It can learn $\theta$, but an optimiser that moves a parameter by a thousandth at a step needs tens of thousands of steps to reach the values in the last column. Lesson 8 trains one and looks.
 #
-# **The size of the image.** Since the logits have a fixed sum, they depend on how many tokens there are. Copy each token $m$ times, as a larger picture of the same scene does: each square is then divided by an $m$ times larger sum.
-#
-# $$
-# a_{jk}\left([Z, \dots, Z]\right) = \frac{1}{m}\, a_{jk}(Z) \tag{6.15}
-# $$
-#
-# *(6.15) Checked. With m copies of every token the published logits shrink m-fold, so θ has to grow m-fold — this series*
-#
-# The formula (6.1) has no such effect. A factor $n/p$ in the logits cures it, and makes the mean logit $\theta$ itself. The library calls this variant "rms", since each coordinate is divided by its root mean square:
-#
-# $$
-# a_{jk}^{\mathrm{rms}} = \frac{n}{p}\, a_{jk}, \qquad a_{jk}^{\mathrm{rms}}\left([Z, \dots, Z]\right) = a_{jk}^{\mathrm{rms}}(Z) \tag{6.16}
-# $$
-#
-# *(6.16) Checked. Normalised by root mean squares, memberships do not depend on resolution — this series · `tssa.memberships`*
-
-# %% tags=["hide-input"]
-# check of (6.15) and (6.16): four copies of each token
-copies = w.repeat(1, 4, 1)                                               # twice the height and width
-check("6.15", published_logits(copies, theta)[:, :40], published_logits(w, theta) / 4, "four copies of each token")
-rms = (40 / p * published_logits(w, theta)).softmax(0)
-check("6.16", tssa.memberships(copies, theta, "rms")[:, :40], rms, "four copies, rms logits")
-change = published(copies, 20.0)[:, :40] - published(w, 20.0)
-print(f"at θ = 20 the four copies change the published Π by up to {change.abs().max():.2f}")
-
-# %% [markdown]
-# [On a photograph](#Memberships-fade-with-the-number-of-tokens) the published maps fade accordingly.
-#
-# **Exercise 6c. A larger picture.** The published layer was trained on images of a given size with `temp` $\theta$. Now each side of the image is `factor` times as long. Which $\theta$ keeps the memberships?
-
-# %%
-def new_theta(theta, factor):
-    return ...  # your turn
-
-
-exercise("6c", new_theta)
-
-# %% [markdown]
-# <details><summary>Solution</summary>
-#
-# ```python
-# def new_theta(theta, factor):
-#     return theta * factor ** 2
-# ```
-#
-# The number of tokens grows with the area, and by (6.15) the logits shrink with the number of tokens.
-#
-# </details>
+# **The size of the image.** Copy each token $m$ times, as a larger picture of the same scene does: each square is divided by an $m$ times larger sum, and the maps fade. The formula (6.1) has no such effect. A factor $n/p$ in the logits cures it, and makes the mean logit $\theta$ itself; the library calls this variant "rms", since each coordinate is divided by its root mean square ([both as equations, and on a photograph](#Memberships-fade-with-the-number-of-tokens)).
 #
 # ## 6.6 Groups in a photograph
 #
-# Now let $\Pi$ and the frames find each other. Tokens are patches of 8 × 8 pixels in the CIE L\*a\*b\* colour space (in which distances are close to those that eyes see), a step of 4 pixels apart, centred, and reduced to their $d = 16$ strongest principal coordinates, of mean squared length one. The price is finer than before, $\varepsilon^2 = 0.002$, because the differences between patches are small. The objective is the corrected rate minus an entropy that rewards doubt, lowered in turns:
+# Now let $\Pi$ and the frames find each other. Tokens are patches of 8 × 8 pixels in the CIE L\*a\*b\* colour space, a step of 4 pixels apart, centred, and reduced to their $d = 16$ strongest principal coordinates, of mean squared length one. The price is finer than before, $\varepsilon^2 = 0.002$, because the differences between patches are small. The objective is the corrected rate minus an entropy that rewards doubt, lowered in turns:
 #
 # - **Memberships.** The rate lies below its tangent in $\Pi$, whose slopes are the code lengths. With the entropy added, the best answer to given code lengths is a softmax, token by token:
 #
@@ -461,7 +394,8 @@ def alternate(x, Pi, eps2=0.002, p=4, steps=50):
         Pi = (-rates.code_lengths(x, Pi, U, eps2, corrected=True) / 2).softmax(0)  # over the groups
     return Pi
 
-# %%
+# %% tags=["hide-input"]
+# data: two photographs as tokens, their k-means clusters and their groups
 flower, china = photos.sample("flower"), photos.sample("china")
 (x, grid), (x_china, grid_china) = photos.tokens(flower), photos.tokens(china)  # (9401, 16), (79, 119) and the like
 begin, begin_china = photos.start(x, K=4), photos.start(x_china, K=4)    # (4, N), from k-means
@@ -500,11 +434,12 @@ show(plots.pictures(panels, 2 * titles, columns=7, size=2.1, unit="membership π
                       for name, r in (("flower", found), ("china", found_china))))
 
 # %% [markdown]
-# k-means cuts the blossom into a centre and a ring, because it compares patches with a mean patch. The rate compares them with a *subspace*: all patches of the blossom, light or dark, are the same kind of pattern, and one code serves them all. The two dark groups differ in what they are made of: one smooth, one textured.
+# k-means cuts the blossom into a centre and a ring, because it compares patches with a mean patch. The rate compares them with a *subspace*: all patches of the blossom, light or dark, are the same kind of pattern. The two dark groups differ in what they are made of: one smooth, one textured.
 #
 # Now ask single patches. **Try:** move over the blossom, its rim and the leaves, and watch which numbers change. **Predict:** how many numbers about the rest of the picture does a patch need in TSSA, and how many in softmax attention?
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output"]
+# view: what a patch of the photo hears from the others
 x_l, grid_l = photos.tokens(flower, longest=320, stride=8)               # patches that don't overlap
 live.patch(flower, x_l, grid_l, *photos.group(x_l)[:2])
 
@@ -568,7 +503,7 @@ show(plots.pictures(crowd, ["street", "its groups", "two men", "their groups"], 
      alt="A street and two men, whose groups are edges and flat areas, not people", digest=f"shares of the groups: street {shares[0]}; two men {shares[1]}")
 
 # %% [markdown]
-# The corrected rule keeps what a good start knows and tidies it up; it does not discover it. The energy rule and the published logits, *with the very same frames*, are worse: the energy rule because (6.4) assumes equally wide groups, and these are not; the published logits because they divide the energy out and only ask how unusual a token is for a head. And on a street there are no people among the groups: raw patches know edges, flatness and colour. A network that learns its tokens may do better; $\Pi$ alone does not segment an image into things.
+# The corrected rule keeps what a good start knows and tidies it up; it does not discover it. The energy rule and the published logits, *with the very same frames*, are worse: the energy rule because (6.4) assumes equally wide groups, and these are not; the published logits because they divide the energy out. And on a street there are no people among the groups: raw patches know edges, flatness and colour. A network that learns its tokens may do better; $\Pi$ alone does not segment an image into things.
 #
 # Last, choose the rule, the number of groups and the temperature yourself, and watch map and objective change.
 
@@ -591,14 +526,35 @@ Explorer(photos.load_image(flower, 400) / 255, x_e, grid_e, groups, eps2=0.002, 
 #
 # Each item stands by itself.
 #
+# ### Inverse and determinant
+#
+# The covariance (6.2) has only two eigenvalues: $\lambda + \sigma^2$ ($p$ times, inside) and $\sigma^2$ ($d - p$ times, outside). Invert each, multiply them all:
+#
+# $$
+# \Sigma_k^{-1} = \frac{1}{\sigma^2} \left( I - \frac{\lambda}{\lambda + \sigma^2}\, U_k U_k^\top \right), \qquad
+# \ln \det \Sigma_k = p \ln(\lambda + \sigma^2) + (d - p) \ln \sigma^2 \tag{6.3}
+# $$
+#
+# *(6.3) Checked. Inverse and determinant of such a covariance — textbook linear algebra*
+#
+# So all groups have the same determinant, and $-\frac12 z_j^\top \Sigma_k^{-1} z_j$ holds the energy times $\lambda/2\sigma^2(\lambda + \sigma^2)$, as (6.4) needs.
+
+# %% tags=["hide-input"]
+# check of (6.3), and new numbers for the items below
+K, d, p, lam, sigma2 = 3, 8, 2, 2.0, 0.1
+U = torch.linalg.qr(torch.randn(K, d, p))[0]                             # (K, d, p)
+Sigma = lam * U @ U.mT + sigma2 * torch.eye(d)                           # (K, d, d)
+inverse = (torch.eye(d) - lam / (lam + sigma2) * U @ U.mT) / sigma2
+logdet = torch.full((K,), p * math.log(lam + sigma2) + (d - p) * math.log(sigma2))
+check("6.3", torch.cat([inverse.flatten(), logdet]), torch.cat([Sigma.inverse().flatten(), Sigma.logdet()]), "closed forms against LAPACK")
+
+# %% [markdown]
 # ### The noise level is not the temperature
 #
 # By (6.4), $\eta = \sigma^2(1 + \sigma^2/\lambda)$: the noise level itself only for a strong signal. And what if the signal is not round inside, but has a different variance in each direction, the same in all groups? Then no temperature is exact.
 
 # %% tags=["hide-input"]
 # the largest error of Π with η = σ², and with the best of 40 temperatures where the signal is not round
-K, d, p, sigma2 = 3, 8, 2, 0.1
-U = torch.linalg.qr(torch.randn(K, d, p))[0]
 for ratio in (1, 10, 100):
     x_r, _ = draw(300, U, 1.0, 1 / ratio)
     exact, rough = (memberships(project(x_r, U), e) for e in ((1 + 1 / ratio) / ratio, 1 / ratio))
@@ -636,10 +592,22 @@ exercise("6d", posterior_of)
 #
 # ### From hard to soft
 #
-# The entropy (6.5) of the six tokens, over four powers of ten of the temperature. Long tokens stay decided for longer.
+# How decided a token is, as one number:
+#
+# $$
+# \frac{H(\pi_j)}{\ln K} = -\frac{1}{\ln K} \sum_{k} \pi_{jk} \ln \pi_{jk} \;\in\; [0, 1] \tag{6.5}
+# $$
+#
+# *(6.5) Checked. Normalised entropy of a token's memberships: 0 is hard, 1 is uniform, and nothing lies outside — Shannon 1948*
+#
+# Here it is for the six tokens, over four powers of ten of the temperature. Long tokens stay decided for longer.
 
 # %% tags=["hide-input"]
-# figure: entropy of the six tokens over the temperature
+# check of (6.5): both ends are reached; figure: entropy of the six tokens over the temperature
+ends = torch.tensor([[1.0, 0.25], [0.0, 0.25], [0.0, 0.25], [0.0, 0.25]])  # a hard token and a uniform one
+tables = [(temp * torch.randn(groups, 9)).softmax(0) for groups in (2, 3, 7) for temp in (0.1, 1.0, 10.0)]
+check_below("6.5", lambda Pi: torch.stack([-entropy(Pi).min(), entropy(Pi).max()]), lambda Pi: torch.tensor([0.0, 1.0]),
+            "least (sign turned) and largest entropy of a table", draws=tables, equal=(ends,))
 etas = torch.logspace(-2, 2, 81)
 curves = torch.stack([entropy(memberships(project(six, U3), float(e))) for e in etas])  # (81, N)
 fig = plots.lines(etas, dict(zip("abcdef", curves.T)), title="From hard to soft: six tokens, three groups", xscale="log",
@@ -733,6 +701,53 @@ check("6.14", published_logits(apart, theta) / theta, torch.diagonal(projector, 
 
 # %% [markdown]
 # ### Memberships fade with the number of tokens
+#
+# The published logits have a fixed sum. With $m$ copies of every token each square is divided by an $m$ times larger sum:
+#
+# $$
+# a_{jk}\left([Z, \dots, Z]\right) = \frac{1}{m}\, a_{jk}(Z) \tag{6.15}
+# $$
+#
+# *(6.15) Checked. With m copies of every token the published logits shrink m-fold, so θ has to grow m-fold — this series*
+#
+# Multiplied by $n/p$, they stay:
+#
+# $$
+# a_{jk}^{\mathrm{rms}} = \frac{n}{p}\, a_{jk}, \qquad a_{jk}^{\mathrm{rms}}\left([Z, \dots, Z]\right) = a_{jk}^{\mathrm{rms}}(Z) \tag{6.16}
+# $$
+#
+# *(6.16) Checked. Normalised by root mean squares, memberships do not depend on resolution — this series · `tssa.memberships`*
+
+# %% tags=["hide-input"]
+# check of (6.15) and (6.16): four copies of each token
+copies = w.repeat(1, 4, 1)                                               # twice the height and width
+check("6.15", published_logits(copies, theta)[:, :40], published_logits(w, theta) / 4, "four copies of each token")
+rms = (40 / w.shape[2] * published_logits(w, theta)).softmax(0)
+check("6.16", tssa.memberships(copies, theta, "rms")[:, :40], rms, "four copies, rms logits")
+change = published(copies, 20.0)[:, :40] - published(w, 20.0)
+print(f"at θ = 20 the four copies change the published Π by up to {change.abs().max():.2f}")
+
+# %% [markdown]
+# **Exercise 6c. A larger picture.** The published layer was trained on images of a given size with `temp` $\theta$. Now each side of the image is `factor` times as long. Which $\theta$ keeps the memberships?
+
+# %%
+def new_theta(theta, factor):
+    return ...  # your turn
+
+
+exercise("6c", new_theta)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def new_theta(theta, factor):
+#     return theta * factor ** 2
+# ```
+#
+# The number of tokens grows with the area, and by (6.15) the logits shrink with the number of tokens.
+#
+# </details>
 #
 # The patches of the blossom, more and more of them, in the four frames that the recipe found: how far are the memberships from uniform?
 
