@@ -18,7 +18,7 @@
 #
 # **Before this:** linear algebra (eigenvalues, orthonormal bases) and gradients. No information theory.
 #
-# **Time:** about 24 minutes to read, 30 seconds to run on two CPU cores; with Going deeper about 9 minutes more.
+# **Time:** about 26 minutes to read, 30 seconds to run on two CPU cores; with Going deeper about 9 minutes more.
 
 # %% [markdown]
 # Is this machine ready? The next cell tests every requirement of the lessons. If something is missing, it says what it is and how to fix
@@ -231,14 +231,14 @@ show(fig, alt="Left, six tokens scattered around two axes; right, the same token
 # | Lesson | What it holds | To read | To run |
 # |---|---|---|---|
 # | [1 · The coding rate](01_coding_rate.ipynb) | the price of a cloud of tokens | 35 min | 12 s |
-# | [2 · Rate reduction](02_rate_reduction.ipynb) | groups are cheaper; the best arrangement | 40 min | 20 s |
-# | [3 · A step of compression is attention](03_attention_is_compression.ipynb) | a detour: CRATE's attention and its four approximations | 40 min | 20 s |
-# | [4 · The variational bound](04_variational_bound.ipynb) | one coordinate at a time, and what that costs | 42 min | 25 s |
-# | [5 · The TSSA update](05_tssa_update.ipynb) | the gradient step, and how far it may go | 45 min | 20 s |
-# | [6 · Memberships](06_memberships.ipynb) | who belongs where, on photographs | 45 min | 25 s |
+# | [2 · Rate reduction](02_rate_reduction.ipynb) | groups are cheaper; the best arrangement | 35 min | 20 s |
+# | [3 · A step of compression is attention](03_attention_is_compression.ipynb) | a detour: CRATE's attention and its four approximations | 37 min | 20 s |
+# | [4 · The variational bound](04_variational_bound.ipynb) | one coordinate at a time, and what that costs | 37 min | 25 s |
+# | [5 · The TSSA update](05_tssa_update.ipynb) | the gradient step, and how far it may go | 39 min | 20 s |
+# | [6 · Memberships](06_memberships.ipynb) | who belongs where, on photographs | 35 min | 25 s |
 # | [7 · The layer that people run](07_the_layer.ipynb) | a card for each departure from the formula | 37 min | 20 s |
 # | [8 · ToST, trained](08_tost.ipynb) | a classifier of digits, layer by layer | 30 min | 60 s |
-# | [9 · Linear time](09_linear_time.ipynb) | cost against nine rivals, counted and measured | 36 min | 60 s |
+# | [9 · Linear time](09_linear_time.ipynb) | cost against nine rivals, counted and measured | 33 min | 60 s |
 # | [10 · Inside YOLO11](10_inside_yolo11.ipynb) | where attention lives, C2TSSA in its place | 38 min | 60 s |
 # | [11 · Does a detector need it?](11_does_a_detector_need_it.ipynb) | a positive control, the ladder of context, use | 39 min | 160 s |
 # | [12 · Train YOLO with TSSA](12_train_tssa_yolo.ipynb) | blood cells: train, look, measure, export; your own data | 45 min | 300 s |

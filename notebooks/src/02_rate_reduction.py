@@ -21,7 +21,7 @@
 #
 # **Before this:** lesson 1 (the coding rate R, the second moment S, the constant c = d/ε²).
 #
-# **Time:** about 40 minutes to read, 20 seconds to run on two CPU cores. Going deeper takes 40 minutes more.
+# **Time:** about 35 minutes to read, 20 seconds to run on two CPU cores. Going deeper takes 42 minutes more.
 
 # %%
 import math
@@ -40,9 +40,8 @@ LN2 = math.log(2)
 # ## 2.1 The price of grouped tokens
 #
 # Our six tokens again: a, b, c near the first axis, d, e, f near the second, and again $\varepsilon^2 = 0.1$. Suppose we know who belongs
-# to whom. The knowledge is a matrix of *memberships* $\Pi$: the entry $\pi_{jk}$ says which share of token $j$ belongs to group $k$, and the
-# shares of a token sum to one. If every share is 0 or 1 the memberships are *hard*, otherwise *soft*. In code `Pi` is (K, N): one row a
-# group, columns sum to one.
+# to whom: a matrix of *memberships* $\Pi$, whose entry $\pi_{jk}$ says which share of token $j$ belongs to group $k$. The
+# shares of a token sum to one. If every share is 0 or 1 the memberships are *hard*, otherwise *soft*. In code `Pi` is (K, N).
 
 # %%
 six = torch.tensor([[2.0, 0.1], [-1.5, 0.2], [1.0, -0.1],                  # a, b, c
@@ -171,15 +170,13 @@ check_below("2.5", compression_rate, lambda x, Pi, eps2: rates.coding_rate(x, ep
 #
 # </details>
 
-# %%
+# %% tags=["hide-input"]
+# the price of the names, and the check of (2.21): random memberships in up to nine groups; equality for equal groups
 def price_of_names(Pi):
     share = Pi.sum(1) / Pi.shape[1]                                        # (K,), n_k/n
     return torch.special.entr(share).sum()                                 # −Σ share · ln share, 0 for an empty group
 
 print(f"two groups: R_c + names = {R_c:.2f} + {price_of_names(Pi):.2f} nats, one group: {R:.2f}")
-
-# %% tags=["hide-input"]
-# check of (2.21): random memberships in up to nine groups; equality for equal groups
 check_below("2.21", price_of_names, lambda Pi: torch.tensor(float(len(Pi))).log(), "entropy of the names, 100 memberships",
             draws=[(random_memberships(2 + i % 8, 12, 3.0),) for i in range(100)], equal=(torch.eye(3).repeat_interleave(4, 1),))
 
@@ -275,22 +272,9 @@ show(plots.lines(t, scaled, xscale="log", title="Longer tokens, more reduction?"
 
 # %% [markdown]
 # Once groups are flat in different directions, longer tokens are a cheap way to score without arranging anything better. The usual cure is to
-# put every token on the unit sphere. (Papers also use the weaker $\|Z_k\|_F^2 = n_k$; normalisation layers have a similar effect
-# inside networks.) From here on tokens have length one, and every second moment has the trace one:
+# put every token on the unit sphere. (Normalisation layers have a similar effect inside networks.) From here on tokens have length one,
+# so every second moment, an average of $z_jz_j^\top$ with $\operatorname{tr} z_jz_j^\top = \|z_j\|^2 = 1$, has the trace one.
 #
-# $$
-# \|z_j\| = 1 \;\text{ for all } j \quad\Longrightarrow\quad \operatorname{tr} S = \operatorname{tr} S_k = 1 \tag{2.10}
-# $$
-#
-# *(2.10) Checked. Unit tokens have second moments of trace one, in whatever groups — Yu et al. 2020*
-
-# %% tags=["hide-input"]
-# check of (2.10): unit tokens in three soft groups
-x = normalize(torch.randn(40, 5), dim=1)
-moments = torch.cat([rates.second_moment(x)[None], rates.second_moment(x, random_memberships(3, 40))])
-check("2.10", moments.diagonal(dim1=-2, dim2=-1).sum(-1), 1.0, "traces of the whole and of three soft groups")
-
-# %% [markdown]
 # ## 2.6 The best arrangement
 #
 # How large can ΔR become on the sphere? For a given trace a sum of logarithms $\sum_i \ln(1 + c\lambda_i)$ is largest if all eigenvalues are
@@ -387,8 +371,7 @@ agree(maximum_of, rates.max_rate_reduction, 6, 3, 0.1)
 # point nearest to $Z + \tau\nabla\Delta R$, and that is just the normalised step. $Z$ itself is a unit point, so the parabola's maximum is
 # at least its value at $Z$, which is $\Delta R(Z)$. The step never goes down, although the sphere is not a convex set.
 #
-# The argument (find a simple function below the true one, climb that) is called *minorisation–maximisation*. Lesson 5 uses its mirror
-# image to prove a step size for TSSA.
+# Lesson 5 uses the mirror image of this argument to prove a step size for TSSA.
 #
 # **Exercise 2c.** Write one step of the climb.
 
@@ -524,8 +507,6 @@ show(fig, alt="Left: R stays nearly flat, R_c falls, and their difference rises 
               "movement goes to zero for one and two safe steps and stays large for four and eight",
      digest="after 200 steps " + ", ".join(f"{name}: ΔR {v[-1]:.2f}, movement {moved[name][-1]:.2f}" for name, v in value.items())
             + f"; 4 × safe, the last step {there.norm():.2f}, the last two together {back.norm():.2f}")
-
-# %%
 gain = (terms["R_c"][0] - terms["R_c"][-1]) / (reduction(path[-1], P, 0.1) - reduction(start, P, 0.1))
 print(f"share of the gain that is compression: {gain:.0%}")
 
@@ -533,17 +514,19 @@ print(f"share of the gain that is compression: {gain:.0%}")
 # Try it on the circle, with six tokens and the step as a slider. Press "climb" at 1 ×, then slide the step up and climb
 # again. **Predict:** somewhere between 2 × and 4 × the tokens no longer come to rest; does the curve of ΔR say where?
 
-# %%
+# %% tags=["hide-input"]
+# view: six tokens on the circle, and the step as a slider
 live.climb(factor=1)
 
 # %% [markdown]
 # What you saw: up to twice the safe step (the theorem promises one) the groups come to rest at right angles. From about 2.5 × on the curve settles
 # below its maximum while every token jumps to and fro between two places for ever.
 #
-# One honest limit. "Never down" is not "always to the top". If all groups start from *the same* tokens, their second moments
+# "Never down" is not "always to the top". If all groups start from *the same* tokens, their second moments
 # are equal, ΔR is zero, and so is its gradient: the climb never leaves. A grain of noise is enough to escape.
 
-# %%
+# %% tags=["hide-input"]
+# three identical groups, and the same with a grain of noise
 clones = start[:60].repeat(3, 1)                                           # three copies of the first group
 stuck = climb(clones, P, 0.1, steps=200)[-1]
 freed = climb(normalize(clones + 1e-3 * torch.randn_like(clones), dim=1), P, 0.1, steps=200)[-1]
@@ -760,6 +743,21 @@ check("2.9", torch.stack([growth(*case) for case in cases]), torch.stack([rank_g
 # %% [markdown]
 # ### Proof of the best arrangement
 #
+# Unit tokens fix the traces, since $\operatorname{tr} z_jz_j^\top = \|z_j\|^2$. (Papers also use the weaker $\|Z_k\|_F^2 = n_k$.)
+#
+# $$
+# \|z_j\| = 1 \;\text{ for all } j \quad\Longrightarrow\quad \operatorname{tr} S = \operatorname{tr} S_k = 1 \tag{2.10}
+# $$
+#
+# *(2.10) Checked. Unit tokens have second moments of trace one, in whatever groups — Yu et al. 2020*
+
+# %% tags=["hide-input"]
+# check of (2.10): unit tokens in three soft groups
+x = normalize(torch.randn(40, 5), dim=1)
+moments = torch.cat([rates.second_moment(x)[None], rates.second_moment(x, random_memberships(3, 40))])
+check("2.10", moments.diagonal(dim1=-2, dim2=-1).sum(-1), 1.0, "traces of the whole and of three soft groups")
+
+# %% [markdown]
 # First, groups should be *orthogonal* to each other: for given groups the whole is dearest then, while $R_c$ doesn't notice.
 #
 # $$

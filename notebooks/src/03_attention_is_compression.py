@@ -22,7 +22,7 @@
 #
 # **Before this:** lessons 1 and 2 (coding rate, its gradient, rate reduction). Softmax. No Transformer needed.
 #
-# **Time:** about 40 minutes to read, 20 seconds to run on two CPU cores; with Going deeper 35 minutes more.
+# **Time:** about 37 minutes to read, 20 seconds to run on two CPU cores; with Going deeper 35 minutes more.
 
 # %%
 import math
@@ -51,7 +51,8 @@ eps2 = 0.1                                                                 # the
 #
 # *(3.1) Checked. The rate of all tokens in the frames of K subspaces — Yu et al. 2023 · `rates.subspace_rate`*
 
-# %%
+# %% tags=["hide-input"]
+# the subspaces of the six tokens, their projections, and β
 axes = torch.eye(2).reshape(2, 2, 1)                                       # (K, d, p): coordinate 1, coordinate 2
 
 def project(x, U):
@@ -83,45 +84,8 @@ check("3.1", torch.stack([rate_literally(x, U, e) for x, U in pairs for e in (0.
 # %% [markdown]
 # $R^c$ (index above) is not lesson 2's $R_c$ (index below). There, each token is coded once, by its own group. Here,
 # *every* token is coded in *every* subspace; one that fits subspace 1 costs little in the others, because
-# they hardly see it. To compare, take the case that both want: hard groups, each inside its own subspace, the subspaces
-# orthogonal with $Kp = d$. Then both are functions of the same $p \times p$ matrices $U_k^\top S_k U_k$, and they
-# differ in where the share $n_k/n$ stands and in the constant:
-#
-# $$
-# \begin{aligned}
-# R^c(Z) &= \frac12 \sum_{k=1}^{K} \log\det\left(I + \frac{p}{\varepsilon^2}\, \frac{n_k}{n}\, U_k^\top S_k\, U_k\right), \\
-# R_c(Z, \Pi) &= \frac12 \sum_{k=1}^{K} \frac{n_k}{n} \log\det\left(I + \frac{d}{\varepsilon^2}\, U_k^\top S_k\, U_k\right)
-# \end{aligned} \tag{3.23}
-# $$
-#
-# *(3.23) Checked. Both rates, for groups that lie in their own subspaces — this series*
-
-# %% tags=["hide-input"]
-# check of (3.23), and the two rates of the six tokens pressed onto their axes
-def pressed_into(x, U, groups):
-    """Each token's part in the subspace of its own group."""
-    return torch.stack([U[k] @ U[k].T @ z for z, k in zip(x, groups)])
-
-def both(x, U, groups, eps2):
-    Pi = torch.nn.functional.one_hot(groups).T.double()                    # (K, N)
-    inner = U.mT @ rates.second_moment(x, Pi) @ U                          # (K, p, p), U_kᵀ S_k U_k
-    share, eye = Pi.mean(1), torch.eye(U.shape[-1])                        # (K,)
-    d, p = U.shape[1:]
-    return (torch.stack([rates.subspace_rate(x, U, eps2), rates.compression_rate(x, Pi, eps2)]),
-            torch.stack([0.5 * torch.logdet(eye + p / eps2 * share[:, None, None] * inner).sum(),
-                         0.5 * (share * torch.logdet(eye + d / eps2 * inner)).sum()]))
-
-sizes = torch.tensor([0, 0, 0, 0, 1, 1, 1, 2, 2])                          # groups of four, three and two
-six_on_axes = pressed_into(six, axes, torch.tensor([0, 0, 0, 1, 1, 1]))
-left, right = zip(both(pressed_into(nine, planes, sizes), planes, sizes, 0.3),
-                  both(six_on_axes, axes, torch.tensor([0, 0, 0, 1, 1, 1]), eps2))
-check("3.23", torch.cat(left), torch.cat(right), "three planes with groups of 4, 3, 2, and six tokens on their axes")
-print(f"six tokens pressed onto their axes: R^c = {left[1][0]:.2f}, R_c = {left[1][1]:.2f} nats")
-tiny = both(six_on_axes / 10, axes, torch.tensor([0, 0, 0, 1, 1, 1]), eps2)[0]
-print(f"the same at a tenth of the length:  R^c = {tiny[0]:.3f}, R_c = {tiny[1]:.3f} nats")
-
-# %% [markdown]
-# Neither bounds the other: long tokens pay more under $R^c$, short ones under $R_c$. What they share is what
+# they hardly see it. Neither bounds the other: long tokens pay more under $R^c$, short ones under $R_c$
+# ([both written out](#Both-rates-side-by-side)). What they share is what
 # matters here: both fall when the tokens come closer to their subspaces.
 
 # %% [markdown]
@@ -135,10 +99,10 @@ print(f"the same at a tenth of the length:  R^c = {tiny[0]:.3f}, R_c = {tiny[1]:
 #
 # *(3.2) Checked. Each head multiplies its projected tokens by one matrix — Yu et al. 2023 · `rates.subspace_rate_grad`*
 #
-# Read it from right to left: project the tokens, multiply all of them by the same $p \times p$ matrix, lift them back. For
+# Project the tokens, multiply all of them by the same $p \times p$ matrix, lift them back. For
 # orthogonal subspaces, along a direction in which the tokens of head $k$ have singular value $\sigma$, a
 # descent step $Z - \tau \nabla R^c$ multiplies by $1 - \tau\beta/(1 + \beta\sigma^2)$: thin directions
-# shrink by almost $\tau\beta$, thick ones hardly at all. That is compression: what is little becomes less.
+# shrink by almost $\tau\beta$, thick ones hardly at all. That is compression.
 
 # %% tags=["hide-input"]
 # check of (3.2): automatic derivative and central differences against the formula
@@ -273,8 +237,9 @@ exercise("3a", answer_3a)
 G1 = project(six, axes)[0] @ project(six, axes)[0].T                       # (6, 6), what subspace 1 sees
 soft = G1.softmax(0)                                                       # over i: each column sums to one
 left, right = plots.row(2)
-for ax, title, m in ((left, "similarity G / largest", (G1 / G1.max()).round(decimals=2) + 0), (right, "softmax(G)", soft)):
-    fig = plots.heat(m, title=title, xlabel="token j", ylabel="token i", unit="weight", numbers=True, vmin=-1, vmax=1, ax=ax)
+for ax, title, unit, m in ((left, "similarity G / largest", "similarity / largest", (G1 / G1.max()).round(decimals=2) + 0),
+                           (right, "softmax(G)", "weight", soft)):
+    fig = plots.heat(m, title=title, xlabel="token j", ylabel="token i", unit=unit, numbers=True, vmin=-1, vmax=1, ax=ax)
     ax.set(xticklabels="abcdef", yticklabels="abcdef")
 show(fig, alt="Two six by six matrices on one colour scale from minus one to one. Left: large entries of both signs among a, b, c and "
               "almost zero elsewhere. Right: only positive entries, and columns d, e, f are nearly uniform",
@@ -294,21 +259,9 @@ show(fig, alt="Two six by six matrices on one colour scale from minus one to one
 # The first term of $\sum_k U_k w_k(I - \dots)$ is $\sum_k U_kU_k^\top Z$: project on every subspace and add up. It is $Z$ itself
 # if the subspaces are mutually orthogonal and fill the space, $Kp = d$. CRATE sets $p = d/K$ and hopes for
 # orthogonality; four random frames of width 32 in 128 dimensions miss by nearly the whole identity
-# ([how far](#How-far-subspaces-are-from-filling-the-space)). Where it holds, with $\gamma = \tau\beta$ for the step,
+# ([how far](#How-far-subspaces-are-from-filling-the-space)). Where it holds, a step of length $\gamma = \tau\beta$ leads to
+# $(1 - \gamma) Z + \gamma \sum_k U_k w_k \beta G_k$: a mixture of the token itself and a similarity-weighted sum.
 #
-# $$
-# Z - \gamma \sum_{k=1}^{K} U_k\, w_k \left(I - \beta\, G_k\right) = (1 - \gamma)\, Z + \gamma \sum_{k=1}^{K} U_k\, w_k\, \beta\, G_k \tag{3.11}
-# $$
-#
-# *(3.11) Checked. The step is a mixture of the token itself and a similarity-weighted sum — Yu et al. 2023*
-
-# %% tags=["hide-input"]
-# check of (3.11): nine tokens, three orthogonal planes that fill the space
-gamma = 0.4
-check("3.11", nine - gamma * lift((torch.eye(9) - beta * G) @ w, planes),
-      (1 - gamma) * nine + gamma * lift(beta * G @ w, planes), "nine tokens, three orthogonal planes")
-
-# %% [markdown]
 # ## 3.6 Multi-head subspace self-attention
 #
 # Put the softmax where $\beta G_k$ was, and there it is:
@@ -458,7 +411,8 @@ show(fig, alt="Cosine against precision: the difference falls from one to below 
 #
 # </details>
 
-# %%
+# %% tags=["hide-input"]
+# 200 random sets of tokens: how often each form lowers the rate
 unit = torch.nn.functional.normalize
 crowd, U = unit(torch.randn(200, 40, 12), dim=-1), frames(3, 12, 4)
 y, start = mssa(crowd, U), rates.subspace_rate(crowd, U, 0.3)
@@ -624,6 +578,49 @@ exercise("3d", answer_3d)
 # Each item is closed in itself; none is needed later.
 
 # %% [markdown]
+# ### Both rates side by side
+#
+# To compare $R^c$ with lesson 2's $R_c$, take the case that both want: hard groups, each inside its own subspace, the subspaces
+# orthogonal with $Kp = d$. Then both are functions of the same $p \times p$ matrices $U_k^\top S_k U_k$, and they
+# differ in where the share $n_k/n$ stands and in the constant:
+#
+# $$
+# \begin{aligned}
+# R^c(Z) &= \frac12 \sum_{k=1}^{K} \log\det\left(I + \frac{p}{\varepsilon^2}\, \frac{n_k}{n}\, U_k^\top S_k\, U_k\right), \\
+# R_c(Z, \Pi) &= \frac12 \sum_{k=1}^{K} \frac{n_k}{n} \log\det\left(I + \frac{d}{\varepsilon^2}\, U_k^\top S_k\, U_k\right)
+# \end{aligned} \tag{3.23}
+# $$
+#
+# *(3.23) Checked. Both rates, for groups that lie in their own subspaces — this series*
+
+# %% tags=["hide-input"]
+# check of (3.23), and the two rates of the six tokens pressed onto their axes
+def pressed_into(x, U, groups):
+    """Each token's part in the subspace of its own group."""
+    return torch.stack([U[k] @ U[k].T @ z for z, k in zip(x, groups)])
+
+def both(x, U, groups, eps2):
+    Pi = torch.nn.functional.one_hot(groups).T.double()                    # (K, N)
+    inner = U.mT @ rates.second_moment(x, Pi) @ U                          # (K, p, p), U_kᵀ S_k U_k
+    share, eye = Pi.mean(1), torch.eye(U.shape[-1])                        # (K,)
+    d, p = U.shape[1:]
+    return (torch.stack([rates.subspace_rate(x, U, eps2), rates.compression_rate(x, Pi, eps2)]),
+            torch.stack([0.5 * torch.logdet(eye + p / eps2 * share[:, None, None] * inner).sum(),
+                         0.5 * (share * torch.logdet(eye + d / eps2 * inner)).sum()]))
+
+sizes = torch.tensor([0, 0, 0, 0, 1, 1, 1, 2, 2])                          # groups of four, three and two
+six_on_axes = pressed_into(six, axes, torch.tensor([0, 0, 0, 1, 1, 1]))
+left, right = zip(both(pressed_into(nine, planes, sizes), planes, sizes, 0.3),
+                  both(six_on_axes, axes, torch.tensor([0, 0, 0, 1, 1, 1]), eps2))
+check("3.23", torch.cat(left), torch.cat(right), "three planes with groups of 4, 3, 2, and six tokens on their axes")
+print(f"six tokens pressed onto their axes: R^c = {left[1][0]:.2f}, R_c = {left[1][1]:.2f} nats")
+tiny = both(six_on_axes / 10, axes, torch.tensor([0, 0, 0, 1, 1, 1]), eps2)[0]
+print(f"the same at a tenth of the length:  R^c = {tiny[0]:.3f}, R_c = {tiny[1]:.3f} nats")
+
+# %% [markdown]
+# Long tokens pay more under $R^c$, short ones under $R_c$: neither bounds the other.
+
+# %% [markdown]
 # ### Ridge regression
 #
 # What does the matrix on the right in (3.3) mean? Try to *predict* each token from all tokens, by a weighted sum with
@@ -742,7 +739,22 @@ check("3.10", gap, torch.stack([U.shape[1] - len(U) * U.shape[2] + c for U, c in
 print(f"4 random frames of width 32 in 128 dimensions: relative error {(gap[-1] / 128).sqrt():.2f}")
 
 # %% [markdown]
-# What that costs on the photo: cosines with the exact step, for the orthogonal heads of the main line and for four
+# Where the subspaces do fill the space, the step is a mixture:
+#
+# $$
+# Z - \gamma \sum_{k=1}^{K} U_k\, w_k \left(I - \beta\, G_k\right) = (1 - \gamma)\, Z + \gamma \sum_{k=1}^{K} U_k\, w_k\, \beta\, G_k \tag{3.11}
+# $$
+#
+# *(3.11) Checked. The step is a mixture of the token itself and a similarity-weighted sum — Yu et al. 2023*
+
+# %% tags=["hide-input"]
+# check of (3.11): nine tokens, three orthogonal planes that fill the space
+gamma = 0.4
+check("3.11", nine - gamma * lift((torch.eye(9) - beta * G) @ w, planes),
+      (1 - gamma) * nine + gamma * lift(beta * G @ w, planes), "nine tokens, three orthogonal planes")
+
+# %% [markdown]
+# What it costs on the photo that they don't: cosines with the exact step, for the orthogonal heads of the main line and for four
 # frames that know nothing of each other.
 
 # %%

@@ -22,7 +22,7 @@
 #
 # **Before this:** lessons 1 and 2 (coding rate, $R_c$ with memberships), eigenvalues of a symmetric matrix, gradients. Lesson 3 is not needed.
 #
-# **Time:** about 42 minutes to read, 25 seconds to run on two CPU cores; with Going deeper 45 minutes more.
+# **Time:** about 37 minutes to read, 25 seconds to run on two CPU cores; with Going deeper 50 minutes more.
 
 # %%
 import math

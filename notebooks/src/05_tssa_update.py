@@ -18,7 +18,7 @@
 #
 # **Before this:** [lesson 2](02_rate_reduction.ipynb) (memberships, $R_c$) and [lesson 4](04_variational_bound.ipynb) (the variational bound).
 #
-# **Time:** about 45 minutes to read, 20 seconds to run on two CPU cores; with Going deeper about 40 minutes more.
+# **Time:** about 39 minutes to read, 20 seconds to run on two CPU cores; with Going deeper about 43 minutes more.
 
 # %%
 import math

@@ -17,7 +17,7 @@
 #
 # **Before this:** lessons 5 and 6. PyTorch modules and automatic differentiation.
 #
-# **Time:** about 37 minutes to read, 20 seconds to run on two CPU cores; with Going deeper about 45 minutes more.
+# **Time:** about 37 minutes to read, 20 seconds to run on two CPU cores; with Going deeper about 44 minutes more.
 
 # %% tags=["hide-input"]
 # imports

@@ -311,13 +311,14 @@ def blocks(name, when="trained"):
     return [b for r in runs[name] for b in r[when]]
 
 
-print(found["command"], "·", found["date"], "· torch", found["torch"], "·", found["machine"])
+print("measured", found["date"], "· torch", found["torch"], "·", found["machine"], "· again: python -m experiments.tost_digits --seeds", found["seeds"])
 print(f"{found['seeds']} seeds, {found['epochs']} epochs, {found['train']} images to train, {found['test']} held out")
-print("variant          accuracy (lowest to highest)   blocks that compress   mean change   Π entropy / ln K")
+print("variant          accuracy (lowest to highest)  blocks that compress  mean change  Π entropy / ln K")
 for name, rs in runs.items():
     acc, bs = [r["accuracy"] for r in rs], blocks(name)
-    print(f"{name:15}  {mean(acc):.3f} ({min(acc):.3f} to {max(acc):.3f})         {sum(b['after'] < b['before'] for b in bs):2} of {len(bs)}"
-          f"               {mean([b['after'] / b['before'] - 1 for b in bs]):+.0%}          {mean([b['entropy'] for b in bs]):.3f}")
+    compressing = f"{sum(b['after'] < b['before'] for b in bs)} of {len(bs)}"
+    print(f"{name:15}  {mean(acc):.3f} ({min(acc):.3f} to {max(acc):.3f})        {compressing:>20}  "
+          f"{mean([b['after'] / b['before'] - 1 for b in bs]):>+11.0%}  {mean([b['entropy'] for b in bs]):>16.3f}")
 
 # %% tags=["hide-input"]
 # figure: accuracy, a point the mean, whiskers from the lowest seed to the highest; what a TSSA step does; the counts that the text states

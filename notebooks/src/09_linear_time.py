@@ -3,10 +3,9 @@
 #
 # [◀ previous](08_tost.ipynb) · [contents](00_start_here.ipynb) · [next ▶](10_inside_yolo11.ipynb)
 #
-# "Linear in the number of tokens" is the claim that TSSA lives by. A claim about cost can be checked in three ways, and
-# this lesson does all three: count the multiplications by hand and let PyTorch count them too, measure the time against
-# every operator that one would use instead, and ask what the price is, on a task where the expensive operator is right
-# and the cheap one is not.
+# "Linear in the number of tokens" is the claim that TSSA lives by. We check it in three ways: count the multiplications,
+# measure the time against every operator that one would use instead, and ask what the price is, on a task where the
+# expensive operator is right and the cheap one is not.
 #
 # **After this you can**
 # - count the multiplications of TSSA and of softmax attention to the unit
@@ -20,7 +19,7 @@
 #
 # **Before this:** [lesson 5](05_tssa_update.ipynb) (the update) and [lesson 7](07_the_layer.ipynb) (the layer).
 #
-# **Time:** about 36 minutes to read, 60 seconds to run on two CPU cores; with Going deeper about 20 minutes more.
+# **Time:** about 33 minutes to read, 60 seconds to run on two CPU cores; with Going deeper about 21 minutes more.
 
 # %%
 import torch
@@ -161,23 +160,10 @@ exercise("9b", answer_9b)
 # What each of them costs to the unit, and how four of them turn into softmax attention: [Going deeper](#The-rivals,-counted).
 #
 # TSSA does not approximate softmax attention. It is another operator, derived from another objective, and section 9.7
-# shows where that matters. Neither is linear time by itself a merit of the variational bound: the exact rate gradient
-# in the list costs hardly more multiply–adds. What the bound removes is the matrix inverse.
+# shows where that matters. Neither is linear time a merit of the variational bound: the exact rate gradient
+# costs hardly more multiply–adds. What the bound removes is the matrix inverse.
 #
-# What does "linear" mean, precisely? That twice as many tokens cost twice as much. In the limit of many tokens:
-#
-# $$
-# \frac{\text{cost}(2n)}{\text{cost}(n)} \to 2 \quad \text{(linear)}, \qquad \frac{\text{cost}(2n)}{\text{cost}(n)} \to 4 \quad \text{(quadratic)} \tag{9.5}
-# $$
-#
-# *(9.5) Checked. Doubling the tokens, at a million tokens — this series*
-
-# %% tags=["hide-input"]
-# check of (9.5): twice the tokens, at a million
-many = 2 ** 20
-names = ["TSSA", "XCA", "chunked, 64", "softmax (SDPA)", "CRATE's MSSA"]
-growth = torch.tensor([counted(name, 2 * many, 128) / counted(name, many, 128) for name in names])
-check("9.5", growth, torch.tensor([2.0, 2.0, 2.0, 4.0, 4.0]), ", ".join(names), LIMIT)
+# *Linear* means that twice as many tokens cost twice as much, *quadratic* that they cost four times as much, in the limit of many tokens.
 
 # %% tags=["hide-input"]
 # figure: the share of the work that is not in a linear map
@@ -191,7 +177,7 @@ show(plots.lines(ns, share, xscale="log", markers=True, vlines={"n = 2d": 256}, 
      digest=f"softmax attention at 256 tokens {share['softmax (SDPA)'][3]:.2f}, at 65,536 {share['softmax (SDPA)'][-1]:.2f}; TSSA {share['TSSA'][-1]:.3f}")
 
 # %% [markdown]
-# For TSSA practically everything is in the two linear maps. They are not part of the "attention" at all, and nothing
+# For TSSA practically everything is in the two linear maps, and nothing
 # that is done to the attention can make them cheaper. Keep this in mind when a paper quotes the complexity of an
 # operator without its projections.
 #
@@ -280,16 +266,17 @@ show(results.curves(run),
 # Where is the crossover, the number of tokens from which TSSA is faster than softmax attention? PyTorch's softmax
 # attention is as good as such code gets: it never stores the $n \times n$ matrix.
 
-# %%
+# %% tags=["hide-input"]
+# how many times as long softmax attention takes, measured and counted
 for n in (400, 1600, 6400, 25600):
     r = rows.get((128, n, "forward"))
     if r and r["softmax_over_fast"]:
         print(f"{n:6} tokens: softmax attention takes {r['softmax_over_fast']:.1f} times as long, multiply–adds {2 + n / 128:.1f} times as many")
 
 # %% [markdown]
-# Compare the two factors: where they differ, one of the operators uses the machine better, which section 9.6 looks at. By (9.3) there
-# should be no crossover at all, since the factor starts above two. Your own machine will tell the same story with other
-# numbers; here is a short live run at 1,600 tokens, in float32 on one thread.
+# Where the two factors differ, one of the operators uses the machine better, which section 9.6 looks at. By (9.3) there
+# should be no crossover at all, since the factor starts above two. Here is a short run on your own machine, at 1,600 tokens, in float32
+# on one thread.
 
 # %% tags=["hide-input"]
 # a live run at 1,600 tokens: both operators in turns, median of each
@@ -305,8 +292,8 @@ for name, t in live.items():
 print("TSSA is faster:", live["TSSA"]["low"] < live["softmax attention"]["low"])
 
 # %% [markdown]
-# Memory tells the same story, and it can be counted exactly. The left picture has the largest tensor that an operator makes on the way at 6,400 tokens,
-# the right one what it keeps for the backward pass.
+# Memory can be counted exactly. Left: the largest tensor that an operator makes on the way at 6,400 tokens. Right: what it keeps for the
+# backward pass.
 
 # %% tags=["hide-input"]
 # figure: the largest tensor and what is kept, at 6,400 tokens
@@ -357,23 +344,14 @@ show(results.roofline(run),
 # cache may come out above the slope.
 #
 # Now a detector. It makes maps of a picture at strides 32, 16 and 8: a cell for every $32 \times 32$, $16 \times 16$ or
-# $8 \times 8$ pixels. A square picture with sides of $a$ pixels has $n = a^2/r^2$ tokens at stride $r$, so by (9.3):
-#
-# $$
-# \frac{\text{cost of softmax attention}}{\text{cost of TSSA}} \approx 2 + \frac{a^2}{r^2 d} \tag{9.11}
-# $$
-#
-# *(9.11) Checked. The factor grows with the area of the picture and with the inverse square of the stride — this series*
+# $8 \times 8$ pixels. A square picture with sides of $a$ pixels has $n = a^2/r^2$ tokens at stride $r$, and by (9.3) the factor is
+# $2 + a^2/r^2d$ ([counted](#The-factor-in-pixels)).
 
 # %% tags=["hide-input"]
-# check of (9.11): the factor at three sizes and three strides
+# figure: tokens, and the factor as counted, as tables
 pixels, strides = torch.tensor([640, 1280, 1920]), torch.tensor([32, 16, 8])
 tokens = (pixels[None] // strides[:, None]) ** 2                            # (3, 3)
 factor = torch.tensor([[counted("softmax (SDPA)", n, 128) / (counted("TSSA", n, 128) - 128 * n) for n in row] for row in tokens.tolist()])
-check("9.11", factor, 2 + pixels ** 2 / (strides[:, None] ** 2 * 128), "counted, three sizes at three strides, width 128")
-
-# %% tags=["hide-input"]
-# figure: tokens, and the factor, as tables
 left, right = plots.row(2, 4.6, 3.2)
 plots.heat(tokens / 1000, title="Thousands of tokens", xlabel="side of the picture, pixels", ylabel="stride", numbers=True, ax=left)
 fig = plots.heat(factor, title="Softmax over TSSA, multiply–adds", xlabel="side of the picture, pixels", ylabel="stride", numbers=True, ax=right)
@@ -432,7 +410,8 @@ check("9.13", answer, v[torch.arange(50), match.argmax(-1)], "fifty look-ups at 
 # last token names a key; the network has to say its value. The values are drawn anew each time, so there is nothing to
 # memorise: the answer must be fetched. One token is one pair, key and value as one-hot vectors.
 
-# %%
+# %% tags=["hide-input"]
+# the task: sequences of pairs and a question
 VALUES = 8
 
 def recall(batch, pairs):
@@ -536,6 +515,24 @@ show(fig, alt="Left: softmax attention learns to recall from 32 pairs within 200
 #
 # ### The rivals, counted
 #
+# Doubling the tokens doubles a linear cost and quadruples a quadratic one:
+#
+# $$
+# \frac{\text{cost}(2n)}{\text{cost}(n)} \to 2 \quad \text{(linear)}, \qquad \frac{\text{cost}(2n)}{\text{cost}(n)} \to 4 \quad \text{(quadratic)} \tag{9.5}
+# $$
+#
+# *(9.5) Checked. Doubling the tokens, at a million tokens — this series*
+
+# %% tags=["hide-input"]
+# check of (9.5): twice the tokens, at a million
+many = 2 ** 20
+names = ["TSSA", "XCA", "chunked, 64", "softmax (SDPA)", "CRATE's MSSA"]
+growth = torch.tensor([counted(name, 2 * many, 128) / counted(name, many, 128) for name in names])
+check("9.5", growth, torch.tensor([2.0, 2.0, 2.0, 4.0, 4.0]), ", ".join(names), LIMIT)
+
+# %% [markdown]
+# The six rivals at any size:
+#
 # $$
 # \begin{aligned}
 # \text{chunked} &= 4nd^2 + 2nmd &\qquad \text{Linformer} &= 4nd^2 + 4nmd \\
@@ -564,6 +561,21 @@ for m in (5, 20, 60):
     rival = attention.Chunked(64, 2, chunk=m)
     rival.load_state_dict(exact.state_dict())                              # the same weights
     print(f"chunks of {m:2} tokens: {((rival(x) - exact(x)).norm() / exact(x).norm()).item():.2f} off softmax attention")
+
+# %% [markdown]
+# ### The factor in pixels
+#
+# With $n = a^2/r^2$ in (9.3):
+#
+# $$
+# \frac{\text{cost of softmax attention}}{\text{cost of TSSA}} \approx 2 + \frac{a^2}{r^2 d} \tag{9.11}
+# $$
+#
+# *(9.11) Checked. The factor grows with the area of the picture and with the inverse square of the stride — this series*
+
+# %% tags=["hide-input"]
+# check of (9.11): the factors that section 9.6 shows
+check("9.11", factor, 2 + pixels ** 2 / (strides[:, None] ** 2 * 128), "counted, three sizes at three strides, width 128")
 
 # %% [markdown]
 # ### The same layer in few passes
