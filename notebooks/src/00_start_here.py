@@ -235,7 +235,7 @@ show(fig, alt="Left, six tokens scattered around two axes; right, the same token
 # | [3 · A step of compression is attention](03_attention_is_compression.ipynb) | a detour: CRATE's attention and its four approximations | 37 min | 20 s |
 # | [4 · The variational bound](04_variational_bound.ipynb) | one coordinate at a time, and what that costs | 37 min | 25 s |
 # | [5 · The TSSA update](05_tssa_update.ipynb) | the gradient step, and how far it may go | 39 min | 20 s |
-# | [6 · Memberships](06_memberships.ipynb) | who belongs where, on photographs | 35 min | 25 s |
+# | [6 · Memberships](06_memberships.ipynb) | who belongs where, on photographs | 36 min | 25 s |
 # | [7 · The layer that people run](07_the_layer.ipynb) | a card for each departure from the formula | 37 min | 20 s |
 # | [8 · ToST, trained](08_tost.ipynb) | a classifier of digits, layer by layer | 30 min | 60 s |
 # | [9 · Linear time](09_linear_time.ipynb) | cost against nine rivals, counted and measured | 33 min | 60 s |

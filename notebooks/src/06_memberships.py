@@ -16,7 +16,7 @@
 #
 # **Before this:** lessons 1, 4 and 5. Bayes' rule and the multivariate normal density.
 #
-# **Time:** about 35 minutes to read, 25 seconds to run on two CPU cores; with Going deeper about 23 minutes more.
+# **Time:** about 36 minutes to read, 25 seconds to run on two CPU cores; with Going deeper about 23 minutes more.
 
 # %%
 import math
