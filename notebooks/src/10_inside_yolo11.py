@@ -609,12 +609,14 @@ series = {kind: [counted[f"yolo11n-{block}-{places}.yaml", size].macs / 1e9 for 
           for kind, block in (("softmax", "psa"), ("TSSA", "tssa"))}
 fig = plots.bars(names, series, title="Multiply–adds of the whole detector", ylabel="10⁹ MACs", yscale="log", ax=plots.row(1, 8, 3.8)[0])
 top = [v[-1] for v in series.values()]
+timed = {b: placements.find(placements.load()["rows"], b, "p3p4p5", 1920)["wall_ms"] / 1e3 for b in ("sdpa", "tssa", "plain")}
 show(fig, alt="Pairs of bars on a logarithmic axis: nearly equal at P5; with P3 and P4 the softmax bars rise to ten times the TSSA bars",
-     digest=f"P3+P4+P5 at 1,920 px: {top[0]:.0f} against {top[1]:.0f} GMACs")
+     digest=f"P3+P4+P5 at 1,920 px: {top[0]:.0f} against {top[1]:.0f} GMACs; on the machine of data/results/placements.json "
+            f"{timed['sdpa']:.1f} s by SDPA, {timed['tssa']:.1f} s with TSSA, {timed['plain']:.1f} s without attention")
 
 # %% [markdown]
 # TSSA at all three levels costs little more than TSSA at P5 alone. Softmax attention at all three costs eleven times as much as that at 1,920 px. At P5 alone, the YOLO11
-# that people use, the two are close. Whole detectors were timed once, with the block written out as Ultralytics has it: [Going deeper](#Whole-detectors,-timed).
+# that people use, the two are close. Whole detectors were timed, too, with softmax attention written out, by SDPA, and with no attention at all: the line beneath the figure has one of these times, [Going deeper](#Whole-detectors,-timed) all.
 #
 # That TSSA *can* go to P3 says nothing yet about whether it helps there, or anywhere: this is a question about accuracy, and it takes trained detectors to answer. [Lesson 11](11_does_a_detector_need_it.ipynb) asks it where the answer can be yes.
 
