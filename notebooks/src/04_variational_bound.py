@@ -458,7 +458,8 @@ check("4.31", projections + matrices, [K * n * d * p for K, n, d, p in sizes] + 
 # $K$. But each $U_k$ has only $p$ orthonormal columns, and the sum in the bound stops at $p$. What is left of it?
 #
 # - **Always true:** the short sum bounds the rate of the *projected* tokens. It is Theorem 1 for their second moment.
-# - **True with a condition:** it bounds the rate of the tokens themselves if each group lies in the span of its $U_k$.
+# - **True with a condition:** it bounds the rate of the tokens themselves if each group lies in the span of its $U_k$, where projecting
+#   loses nothing.
 # - **Otherwise false:** a head that looks away from its tokens finds them free.
 #
 # (Equations, checks and two small counter-examples: [What the short sum bounds](#What-the-short-sum-bounds).)
