@@ -20,17 +20,17 @@
 # **Before this:** [lesson 7](07_the_layer.ipynb) (the layer). [Lesson 10](10_inside_yolo11.ipynb) explains the places in YOLO11
 # that the layer goes into; you can read it afterwards.
 #
-# **Time:** about 45 minutes to read, 300 seconds to run on two idle CPU cores, most of them one training; with Going deeper 7 minutes more.
+# **Time:** about 37 minutes to read, 300 seconds to run on two idle CPU cores, most of them one training; with Going deeper about 12 minutes more.
 
 # %% [markdown]
 # ## 12.1 Set up
 #
-# `tssa_lib.yolo` teaches Ultralytics our block. `tssa_lib.train` calls Ultralytics' own trainer, losses and metrics. This
-# lesson has two forms: with the environment variable `TSSA_LESSON` set to `short`, as in `make test`, it trains for a
-# moment, to see that every cell works, and looks at the detector that comes with the project instead. What is stored
-# here is the full form.
+# `tssa_lib.yolo` teaches Ultralytics our block. `tssa_lib.train` calls Ultralytics' own trainer, losses and metrics. (With the environment
+# variable `TSSA_LESSON` set to `short`, as in `make test`, the lesson trains for a moment only, and looks at the detector that comes with the
+# project instead. What is stored here is the full form.)
 
-# %%
+# %% tags=["hide-input"]
+# imports
 import os
 import shutil
 import tempfile
@@ -48,7 +48,8 @@ from tssa_lib.train import CELLS, LiveCurve, export, predict, silenced, train, v
 from kit import check, exercise, mine, plots, show
 from kit.own_layer import in_yolo
 
-# %%
+# %% tags=["hide-input"]
+# the short form, and the goal
 SHORT = os.environ.get("TSSA_LESSON") == "short"
 SMALLER = {"epochs": 1, "fraction": 0.1, "imgsz": 96} if SHORT else {}
 GOAL = 0.0 if SHORT else 0.70                                              # mAP50 that the training must reach
@@ -118,7 +119,6 @@ def my_iou(a, b):
     return both / (area(a) + area(b) - both)
 
 
-# %%
 print(my_iou(guesses[:, None], truth).numpy().round(2))                    # five guesses, three true boxes
 
 # %% tags=["hide-input"]
@@ -222,10 +222,11 @@ print(data.read_text(), report(describe(data, progress=False)), sep="\n")
 
 # %% [markdown]
 # RBC are red cells, WBC white cells. Two things will matter. The classes are far from even: eleven red cells to one platelet.
-# And sizes differ: the median box is a red cell, while the smallest are platelets, less than a tenth of the picture's side. At our
-# training size that is some fifteen pixels: two tokens at stride 8. Expect the platelets to come last.
+# And sizes differ: the median box is a red cell, the smallest boxes are platelets. At our training size (256 pixels) half of these
+# are no wider than 16 pixels: two tokens at stride 8. Expect the platelets to come last.
 
-# %%
+# %% tags=["hide-input"]
+# the true boxes of the validation pictures, from their label files
 files = sorted((data.parent / "images/val").iterdir())                     # 87 pictures for validation
 
 
@@ -281,28 +282,26 @@ print(CELLS)
 recipe = {**CELLS, "rect": True, "cls_pw": 0.25, **SMALLER}
 
 # %% [markdown]
-# **Predict.** Two hundred pictures, eight hundred steps, random weights. How far will mAP50 get: about 0.3, 0.5 or 0.7? The curve draws itself while the detector learns: on the left the loss (boxes, classes and
-# box edges, summed), on the right both mAPs after each epoch.
+# **Predict.** Two hundred pictures, eight hundred steps, random weights. How far will mAP50 get: about 0.2, 0.5 or 0.8? The curve draws itself while the detector learns: on the left the loss (boxes, classes and
+# box edges, summed), on the right both mAPs after each epoch, and the goal.
 
 # %% tags=["nbval-ignore-output"]
 curve = LiveCurve("TSSA-YOLO11n on blood cells", goal=None if SHORT else GOAL)
 folder = tempfile.mkdtemp() if SHORT else None                             # None: a new one under data/runs
 run = train(data, detector, folder=folder, watch=curve, quiet=True, **recipe)
-
-# %% tags=["nbval-ignore-output"]
 print(run)
 
 # %%
 print("mAP50 reached its goal:", run.metrics["mAP50"] >= GOAL)
 
 # %% [markdown]
-# The seconds stored above are those of a machine that was busy with much else: the training took some 300 seconds of one core's time. After
-# the second epoch the loss falls slowly, and mAP50 rises all the same; it also drops now and then, since the rate of learning is still high.
+# (The seconds are those of the machine that stored the lesson, which was busy with much else.) mAP50 is near zero after the first epoch: boxes and classes must both be right
+# before anything counts, and the weights that are measured are a running mean of the trained ones, which comes behind. Then the loss falls slowly, and mAP50 rises all the same.
 #
 # ## 12.7 Measure it
 #
 # The trainer kept the weights of its best epoch in `best.pt`. We open that file, as one would tomorrow, and measure it
-# again on the 87 validation pictures, class by class.
+# again on the 87 validation pictures, class by class. (These pictures chose the epoch, which flatters a little. A figure to publish is measured on the test pictures, once.)
 
 # %%
 trained = weights.ready() if SHORT else yolo.YOLO(str(run.best))
@@ -368,39 +367,8 @@ show(plots.detections(pictures, [f.boxes.xyxy for f in seen], words, [f"truth: {
 Lens(trained, *example())
 
 # %% [markdown]
-# One picture proves little. So we ask all validation pictures: for each head at stride 8, how much does it hold of the tokens inside white
-# cells, how much elsewhere, and how open are its gates?
-
-# %%
-looks = observe.Observer(trained)([str(file) for file in files])
-fine = [look.layers[0] for look in looks]                                  # at stride 8
-gates = torch.cat([o.gates for o in fine]).mean((0, 2))                    # (K,) mean gate of each head
-
-
-def held(look, o, cls, boxes):                                             # Π inside white cells and elsewhere, (2, K)
-    x0, y0, x1, y1 = look.inner
-    corners = boxes[cls == 1] * (x1 - x0) / 320 + torch.tensor([x0, y0, x0, y0])
-    white = np.any([views.within(o.grid, look.picture.shape[:2], c) for c in corners.numpy()], 0)
-    return torch.stack([o.Pi[0][:, white].mean(1), o.Pi[0][:, ~white].mean(1)])
-
-
-with_white = [(look, o, *t) for look, o, t in zip(looks, fine, truths) if (t[0] == 1).any()]
-inside, elsewhere = torch.stack([held(*each) for each in with_white]).nanmean(0)
-
-# %% tags=["nbval-ignore-output", "hide-input"]
-# figure: for each head, its membership inside white cells and elsewhere, and its mean gate
-left, right_ax = plots.row(2, 5.0, 3.4)
-heads = [f"head {k + 1}" for k in range(len(gates))]
-plots.bars(heads, {"inside white cells": inside, "elsewhere": elsewhere}, title="Memberships at stride 8", ylabel="mean of Π", ax=left)
-show(plots.bars(heads, {"D": gates}, title="Gates at stride 8", ylabel="mean of D", ax=right_ax),
-     alt="Bars for each head at stride 8: its mean membership inside white cells and elsewhere, and its mean gate",
-     digest=f"{len(with_white)} pictures; inside white cells " + ", ".join(f"{v:.2f}" for v in inside)
-            + "; elsewhere " + ", ".join(f"{v:.2f}" for v in elsewhere) + "; gates " + ", ".join(f"{v:.2f}" for v in gates))
-
-# %% [markdown]
-# In the run stored here one head holds most of what is inside white cells, three times as much as elsewhere, and its gates are the lowest: the layer
-# keeps what that head holds and damps the rest. That is the derivation at work: a large second moment is what compression keeps. (In your run it may be
-# another head's number.)
+# In the run stored here one head holds most of the white cell, and its gates are the lowest: the layer keeps what that head holds and damps the rest. That is the derivation at work: a
+# large second moment is what compression keeps. (In your run it may be another head's number.) One picture proves little, so we asked [all validation pictures](#The-head-of-the-white-cells), too.
 #
 # ## 12.10 Does the detector need it?
 #
@@ -413,54 +381,21 @@ table = silenced(trained, data)
 whole = table["as it is"]["mAP50"]
 print("silencing all of TSSA moves mAP50 by less than 0.03:", abs(table["silenced, all"]["mAP50"] - whole) < 0.03)
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output", "hide-input"]
+# what is left of mAP50
 for name, found_so in table.items():
     print(f"{name:32} mAP50 {found_so['mAP50']:.3f}")
 
 # %% [markdown]
-# It hardly notices: what is lost is less than what mAP50 moved by between the last epochs. So Π and D of these cells, readable as they are, don't
+# It hardly notices. So Π and D of these cells, readable as they are, don't
 # matter for this detector's boxes: **a map of an attention layer is no
 # evidence that the layer matters.** YOLO11's convolutions see a whole cell and its neighbours by themselves. There are tasks where they can't, and there
-# the same layer may decide everything. When does a detector need it? That is another question, which takes a control and more than one training: [lesson 11](11_does_a_detector_need_it.ipynb).
+# the same layer decides nearly everything: [lesson 11](11_does_a_detector_need_it.ipynb). (A sharper test than silence is [another picture's gates](#The-gates-of-another-picture).)
 #
-# **Exercise 12c.** A gentler test than silence: give each picture the gates of *another* one, and see whether it matters that they are its
-# own. `D` (B, K, p) holds the gates of a batch. Return gates of the same shape in which picture $b$ has those of picture $b - 1$, and the first those of
-# the last.
-
-# %%
-def my_swap(D):
-    return ...                                                             # (B, K, p)
-
-
-def swap(D):
-    return D.roll(1, 0)
-
-
-swapped = mine("12c", my_swap, swap)
-
-# %% [markdown]
-# <details><summary>Solution</summary>
+# And this was one training with one seed. Another gives other figures (try `seed=1` in the recipe). So they say that *this* detector works, not that TSSA is better or worse than softmax
+# attention or than nothing. Who compares needs several seeds each, a control without attention, and pictures on which a difference could show at all. Lesson 11 does that for these pictures, too (`data/results/blood_cells.json`).
 #
-# ```python
-# def my_swap(D):
-#     return torch.cat([D[-1:], D[:-1]])                                   # D.roll(1, 0) does the same
-# ```
-#
-# </details>
-
-# %%
-with intervene(trained, lambda layer, w, own: own._replace(gates=swapped(own.gates))):
-    strange, _ = validate(trained, data)
-print("with the gates of other pictures mAP50 moves by less than 0.03:", abs(strange["mAP50"] - whole) < 0.03)
-
-# %% [markdown]
-# ## 12.11 One run is one run
-#
-# This was one training with one seed. Another seed gives other figures (try `seed=1` in the recipe). So the figures
-# above say that *this* detector works, not that TSSA is better or worse than softmax attention or than nothing. Whoever compares needs
-# several seeds each, a control without attention, and pictures on which a difference could show at all.
-#
-# ## 12.12 Export
+# ## 12.11 Export
 #
 # A detector is used elsewhere than where it was trained. ONNX is the common format; `onnxruntime` runs it without
 # PyTorch. TSSA is made of plain operations (matrix products, a softmax, sums), so it exports to every format with float32 (ONNX,
@@ -480,13 +415,13 @@ off = max((a.boxes.xyxy - b.boxes.xyxy).abs().max().item() for a, b, s in zip(he
 print(f"the same cells in {sum(same)} of {len(same)} pictures; no box moves by a tenth of a pixel: {off < 0.1}")
 
 # %% [markdown]
-# ## 12.13 Your own data
+# ## 12.12 Your own data
 #
 # You have a folder of pictures. Draw boxes with a labelling tool (Label Studio, CVAT, labelImg) and export them as "YOLO": a folder `images`, a folder
-# `labels` with a text file for each picture, and a list of classes. To show it, we make such an export of twenty pictures. (COCO JSON and
-# Pascal VOC XML will do as well: see the end of this section.)
+# `labels` with a text file for each picture, and a list of classes. To show it, we make such an export of twenty pictures.
 
-# %%
+# %% tags=["hide-input"]
+# twenty pictures and their labels, as a labelling tool exports them
 export_folder, ENDING = Path(tempfile.mkdtemp()), {"images": ".jpg", "labels": ".txt"}
 for part in ENDING:
     (export_folder / part).mkdir()
@@ -530,19 +465,11 @@ print(report(describe(mine_yaml, progress=False)))
 # tssa export  --model runs/train1/weights/best.pt
 # ```
 #
-# `tssa` is installed with the package; `python -m tssa_lib` is the same. (In the project's checkout runs are written to `data/runs`.) `train` chooses a recipe by looking at the
-# data and the machine, and says what it chose and why. `--recipe small` is the one of this lesson, `--recipe full` the customary 300 epochs at 640 pixels on
-# GPUs, and words such as `imgsz=320 epochs=40 rect=True` override either. `--weights stock` downloads `yolo11n.pt` and carries over what has a place:
-# learned weights help most where pictures are few.
+# `tssa` is installed with the package; `python -m tssa_lib` is the same. (In the project's checkout runs are written to `data/runs`.) `train` looks at the
+# data and the machine, chooses a recipe, and says which and why; words such as `imgsz=320 epochs=40 rect=True` override it. Other recipes, other label formats, and what to do when mAP50 stays near zero:
+# [Going deeper](#More-ways-to-train-on-your-own-data).
 #
-# The two steps before are optional: `--data` also takes the bare folder, with YOLO labels, a COCO JSON or Pascal VOC XML in it. Where nothing says which
-# pictures are for validation, a fifth of them is, always the same. Do it by hand where pictures belong together. In Python the calls are those that you
-# have seen, and `auto` in `tssa_lib.train` is the recipe that looks.
-#
-# If mAP50 stays near zero: too few steps (small data want a smaller batch or more epochs), objects below some eight pixels at this `imgsz`, or labels that
-# belong to other pictures. Look at a few with their boxes before you suspect the model.
-#
-# ## 12.14 Your own layer, at work
+# ## 12.13 Your own layer, at work
 #
 # Twelve lessons for five lines. Write the update of the layer that you have just trained, and then watch *your*
 # layer learn in YOLO11.
@@ -598,7 +525,8 @@ with in_yolo(update):
     own_run = train(data, "yolo11n-tssa-improved-p3p4p5.yaml", folder=tempfile.mkdtemp(), quiet=True, **quick)
 print(f"{update.__name__}: class loss", " → ".join(f"{row['cls_loss']:.2f}" for row in own_run.history))
 
-# %%
+# %% tags=["hide-input"]
+# did it learn?
 print("the loss fell:", own_run.history[-1]["cls_loss"] < own_run.history[0]["cls_loss"])
 
 # %% [markdown]
@@ -614,6 +542,86 @@ print("the loss fell:", own_run.history[-1]["cls_loss"] < own_run.history[0]["cl
 # - From a labelling tool's export to a trained detector it is: set some aside, a YAML of three lines, `check`, `train`.
 #
 # ## Going deeper
+#
+# Each item stands by itself.
+#
+# ### The head of the white cells
+#
+# Section 12.9 looked at one picture. Now all validation pictures: for each head at stride 8, how much does it hold of the tokens inside white
+# cells, how much elsewhere, and how open are its gates?
+
+# %%
+looks = observe.Observer(trained)([str(file) for file in files])
+fine = [look.layers[0] for look in looks]                                  # at stride 8
+gates = torch.cat([o.gates for o in fine]).mean((0, 2))                    # (K,) mean gate of each head
+
+
+def held(look, o, cls, boxes):                                             # Π inside white cells and elsewhere, (2, K)
+    x0, y0, x1, y1 = look.inner
+    corners = boxes[cls == 1] * (x1 - x0) / 320 + torch.tensor([x0, y0, x0, y0])
+    white = np.any([views.within(o.grid, look.picture.shape[:2], c) for c in corners.numpy()], 0)
+    return torch.stack([o.Pi[0][:, white].mean(1), o.Pi[0][:, ~white].mean(1)])
+
+
+with_white = [(look, o, *t) for look, o, t in zip(looks, fine, truths) if (t[0] == 1).any()]
+inside, elsewhere = torch.stack([held(*each) for each in with_white]).nanmean(0)
+
+# %% tags=["nbval-ignore-output", "hide-input"]
+# figure: for each head, its membership inside white cells and elsewhere, and its mean gate
+left, right_ax = plots.row(2, 5.0, 3.4)
+heads = [f"head {k + 1}" for k in range(len(gates))]
+plots.bars(heads, {"inside white cells": inside, "elsewhere": elsewhere}, title="Memberships at stride 8", ylabel="mean of Π", ax=left)
+show(plots.bars(heads, {"D": gates}, title="Gates at stride 8", ylabel="mean of D", ax=right_ax),
+     alt="Bars for each head at stride 8: its mean membership inside white cells and elsewhere, and its mean gate",
+     digest=f"{len(with_white)} pictures; inside white cells " + ", ".join(f"{v:.2f}" for v in inside)
+            + "; elsewhere " + ", ".join(f"{v:.2f}" for v in elsewhere) + "; gates " + ", ".join(f"{v:.2f}" for v in gates))
+
+# %% [markdown]
+# In the run stored here one head holds most of what is inside white cells, and its gates are the lowest: means over the pictures that have one. (In your run it may be another head's number.)
+#
+# ### The gates of another picture
+#
+# **Exercise 12c.** A sharper test than silence, as in lesson 11: all numbers keep their usual size, but each picture has the gates of *another* one. `D` (B, K, p) holds the gates of a batch. Return gates of the same shape in which picture $b$ has those of picture $b - 1$, and the first those of
+# the last.
+
+# %%
+def my_swap(D):
+    return ...                                                             # (B, K, p)
+
+
+def swap(D):
+    return D.roll(1, 0)
+
+
+swapped = mine("12c", my_swap, swap)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def my_swap(D):
+#     return torch.cat([D[-1:], D[:-1]])                                   # D.roll(1, 0) does the same
+# ```
+#
+# </details>
+
+# %%
+with intervene(trained, lambda layer, w, own: own._replace(gates=swapped(own.gates))):
+    strange, _ = validate(trained, data)
+print("with the gates of other pictures mAP50 moves by less than 0.03:", abs(strange["mAP50"] - whole) < 0.03)
+
+# %% [markdown]
+# ### More ways to train on your own data
+#
+# `--recipe small` is the recipe of this lesson, `--recipe full` the customary 300 epochs at 640 pixels on GPUs. `--weights stock` downloads `yolo11n.pt` and carries over what has a place:
+# learned weights help most where pictures are few.
+#
+# Setting pictures aside and writing the YAML are optional: `--data` also takes the bare folder, with YOLO labels, a COCO JSON or Pascal VOC XML in it. Where nothing says which
+# pictures are for validation, a fifth of them is, always the same. Do it by hand where pictures belong together. In Python the calls are those that you
+# have seen, and `auto` in `tssa_lib.train` is the recipe that looks.
+#
+# If mAP50 stays near zero: too few steps (small data want a smaller batch or more epochs), objects below some eight pixels at this `imgsz`, or labels that
+# belong to other pictures. Look at a few with their boxes before you suspect the model.
 #
 # ### What the swap saves
 #
