@@ -241,7 +241,7 @@ show(fig, alt="Left, six tokens scattered around two axes; right, the same token
 # | [9 · Linear time](09_linear_time.ipynb) | cost against nine rivals, counted and measured | 33 min | 60 s |
 # | [10 · Inside YOLO11](10_inside_yolo11.ipynb) | where attention lives, C2TSSA in its place | 38 min | 60 s |
 # | [11 · Does a detector need it?](11_does_a_detector_need_it.ipynb) | a positive control, the ladder of context, use | 39 min | 160 s |
-# | [12 · Train YOLO with TSSA](12_train_tssa_yolo.ipynb) | blood cells: train, look, measure, export; your own data | 45 min | 300 s |
+# | [12 · Train YOLO with TSSA](12_train_tssa_yolo.ipynb) | blood cells: train, look, measure, export; your own data | 37 min | 300 s |
 #
 # How the lessons keep themselves honest: each displayed equation is either a definition or **checked** by a cell
 # that prints a line with a tick, the largest error and what was allowed; a check that would not notice one side moved by 2 % counts as
