@@ -424,10 +424,11 @@ def safe_step(N, d, eps2):
 
 def before(x, Pi, eps2):
     bend = curvatures(lambda x: smooth_reduction(x, Pi, eps2), x).abs().max()
-    return torch.stack([reduction(x, Pi, eps2), safe_step(*x.shape, eps2) * bend])
+    return torch.stack([reduction(x, Pi, eps2), safe_step(*x.shape, eps2) * bend, smooth_reduction(x, Pi, eps2)])
 
 def after(x, Pi, eps2):
-    return torch.stack([reduction(climb_step(x, Pi, eps2, safe_step(*x.shape, eps2)), Pi, eps2), torch.tensor(1.0)])
+    higher = reduction(climb_step(x, Pi, eps2, safe_step(*x.shape, eps2)), Pi, eps2)
+    return torch.stack([higher, torch.tensor(1.0), reduction(x, Pi, eps2)])  # and ΔR is ΔR, however it is computed
 
 MANY = 1e12                                                                # zero tokens beside one with z² = 3ε²; d = 1, ε² = 1
 lonely = lambda z: 0.5 * (torch.log1p(z ** 2 / MANY) - torch.log1p(z ** 2) / MANY)    # its ΔR
@@ -436,7 +437,7 @@ top = (*best_arrangement(6, 3), 0.1)
 draws = [(normalize(torch.randn(8, 3), dim=1), random_memberships(3, 8, 3.0), e) for e in (0.01, 0.1, 1.0, 10.0) * 15]
 check_below("2.20", torch.stack([before(*c) for c in draws]), torch.stack([after(*c) for c in draws]),
             "one safe step, 60 random starts and precisions; step × curvature ≤ 1",
-            equal=(torch.stack([reduction(*top), safe_step(MANY, 1, 1.0) * extreme]), torch.stack([after(*top)[0], torch.tensor(1.0)])))
+            equal=(torch.stack([reduction(*top), safe_step(MANY, 1, 1.0) * extreme, smooth_reduction(*top)]), after(*top)))
 agree(safe_step, rates.safe_ascent_step, 180, 3, 0.1)
 
 # %% [markdown]
