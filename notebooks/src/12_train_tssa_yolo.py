@@ -364,7 +364,7 @@ show(plots.detections(pictures, [f.boxes.xyxy for f in seen], words, [f"truth: {
 # **Predict.** Four heads at stride 8 share out red cells, a white cell and the ground. Which of these will have a head to itself?
 
 # %% tags=["nbval-ignore-output"]
-Lens(trained, *example())
+Lens(trained, *example(), progress=False)
 
 # %% [markdown]
 # In the run stored here one head holds most of the white cell, and its gates are the lowest: the layer keeps what that head holds and damps the rest. That is the derivation at work: a
