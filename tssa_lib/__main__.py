@@ -312,7 +312,8 @@ def main(words: list[str] | None = None) -> int:
     parser = _parser()
     given, rest = parser.parse_known_args(words)  # the rest: settings between and behind options
     if rest and (not hasattr(given, "settings") or any(word.startswith("-") for word in rest)):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        hint = "; a setting of Ultralytics is a word like epochs=40" if hasattr(given, "settings") else ""
+        parser.error(f"unrecognized arguments: {' '.join(rest)}{hint}")
     try:
         if rest:
             given.settings += rest

@@ -245,7 +245,7 @@ exercise("9c", answer_9c)
 # committed run; run the command to get yours. Two references frame the numbers. **Published** is the published
 # order of operations, one by one. **Floor** is the two linear maps alone. **Overhead** is the time above the floor, as a share of the
 # published layer's: (fast − floor)/(published − floor), so 1 is as slow as published and 0 costs nothing. The goals were set before
-# measuring. A negative share is a layer timed below the floor: on a shared machine single cells are that uncertain.
+# measuring.
 
 # %% tags=["hide-input"]
 # the committed run, as tables

@@ -118,7 +118,9 @@ def test_words_that_nobody_knows_end_with_the_usage(capsys):
     for words in (["train", "--data", "VOC.yaml", "--fast"], ["resume", "run", "epochs=3"]):
         with pytest.raises(SystemExit) as left:
             command.main(words)
-        assert left.value.code == 2 and f"unrecognized arguments: {words[-1]}" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert left.value.code == 2 and f"unrecognized arguments: {words[-1]}" in said
+        assert ("a word like epochs=40" in said) == (words[0] == "train"), "how a setting is given, where there are any"
 
 
 def test_the_help_shows_every_verb_and_examples(capsys):
