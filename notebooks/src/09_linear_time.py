@@ -147,7 +147,7 @@ exercise("9b", answer_9b)
 # %% [markdown]
 # ## 9.2 The rivals
 #
-# TSSA is not the only way to avoid $n^2$. `attention.py` holds the operators that people use, each a short class with one
+# TSSA is not the only way to avoid $n^2$. `kit/attention.py` holds the operators that people use, each a short class with one
 # signature:
 #
 # - **chunked**: a token sees the $m$ tokens of its own chunk only; **sliding window** the same, around its own place
@@ -160,8 +160,8 @@ exercise("9b", answer_9b)
 # What each of them costs to the unit, and how four of them turn into softmax attention: [Going deeper](#The-rivals,-counted).
 #
 # TSSA does not approximate softmax attention. It is another operator, derived from another objective, and section 9.7
-# shows where that matters. Neither is linear time a merit of the variational bound: the exact rate gradient
-# costs hardly more multiply–adds. What the bound removes is the matrix inverse.
+# shows where that matters. Nor is linear time a merit of the variational bound: the exact rate gradient
+# takes only about a share $1/K$ more multiply–adds, by (9.4). What the bound removes is the matrix inverse.
 #
 # *Linear* means that twice as many tokens cost twice as much, *quadratic* that they cost four times as much, in the limit of many tokens.
 
@@ -230,12 +230,12 @@ exercise("9c", answer_9c)
 # ## 9.4 Multiplications are not time
 #
 # Between the two linear maps the published layer squares, normalises, sums, divides and multiplies, one operation after the other. Each reads all
-# $nd$ numbers from memory and writes as many back. None of these *passes* is counted in (9.1), and together they take about as long as the linear
-# maps. So the way to a fast layer is to make fewer passes.
+# $nd$ numbers from memory and writes as many back. Hardly any of these *passes* is counted in (9.1), yet together they can take longer than the linear
+# maps (section 9.5: published − floor, against floor). So the way to a fast layer is to make fewer passes.
 #
-# `TSSA` does so by default. It squares once, divides no token by a mass, and scales the $d^2$ numbers of the output map in place of the $nd$ numbers of the
-# tokens. The result is the same, to rounding. How it is done in nine lines, what it keeps for the backward pass, and what a compiler adds: [Going
-# deeper](#The-same-layer-in-few-passes).
+# `TSSA` does so by default. It squares once, copies nothing for layout, divides no token by a mass, and scales the $d^2$ numbers of the output map in
+# place of the $nd$ numbers of the tokens. For the backward pass it keeps tokens, projections, memberships and a few statistics. The result is the same,
+# to rounding. How it is done in nine lines, and what a compiler adds: [Going deeper](#The-same-layer-in-few-passes).
 
 # %% [markdown]
 # ## 9.5 Measured
@@ -306,7 +306,7 @@ show(results.memory(run, 6400),
 
 # %% [markdown]
 # Only the way of writing softmax attention *out* needs a table of $n \times n$. PyTorch's `scaled_dot_product_attention` (SDPA) computes it in pieces that never are
-# in memory together, so what is left of the difference is time.
+# in memory together, so its memory is linear too, and what stays quadratic is time.
 
 # %% [markdown]
 # ## 9.6 The roofline, and a detector
@@ -324,9 +324,9 @@ show(results.memory(run, 6400),
 #
 # <details><summary>Answer</summary>
 #
-# Softmax attention, but by little. In the fused form that never writes its weights to memory it has by far the higher intensity; yet both
+# Softmax attention, though not by much. In the fused form that never writes its weights to memory it has by far the higher intensity; yet both
 # lie to the right of the roof's corner, where more intensity buys nothing. "Uses the machine well" and "is fast" are different things: it
-# does many times the work at about the same rate, and finishes later.
+# does many times the work at a rate that is not much higher, and finishes later.
 #
 # </details>
 
@@ -334,10 +334,12 @@ show(results.memory(run, 6400),
 # figure: the roofline of the committed run
 cell = next(c for c in run["rivals"] if c["N"] == 6400)
 intensity = {name: c["macs"] / c["moved"] for name, c in cell["counts"].items()}
+rate = {name: c["macs"] / cell["seconds"][name]["median"] / 1e9 for name, c in cell["counts"].items()}
 show(results.roofline(run),
-     alt="A roof that rises and then stays level, with ten operators below or near it: softmax attention far to the right, "
+     alt="A roof that rises and then stays level, with ten operators below or near it: MSSA and softmax attention far to the right, "
          "softmax attention written out and the sliding window to the left, TSSA and the other linear operators in between",
-     digest=f"intensity of TSSA {intensity['TSSA']:.1f}, of softmax (SDPA) {intensity['softmax (SDPA)']:.0f}, written out {intensity['softmax, written out']:.1f}")
+     digest=f"intensity of TSSA {intensity['TSSA']:.1f}, of softmax (SDPA) {intensity['softmax (SDPA)']:.0f}, written out {intensity['softmax, written out']:.1f}; "
+            f"TSSA does {rate['TSSA']:.0f} billion multiply–adds a second, softmax (SDPA) {rate['softmax (SDPA)']:.0f}")
 
 # %% [markdown]
 # Bytes are counted as asked for, whether a cache serves them or the memory, so an operator that finds its numbers in the
@@ -345,7 +347,7 @@ show(results.roofline(run),
 #
 # Now a detector. It makes maps of a picture at strides 32, 16 and 8: a cell for every $32 \times 32$, $16 \times 16$ or
 # $8 \times 8$ pixels. A square picture with sides of $a$ pixels has $n = a^2/r^2$ tokens at stride $r$, and by (9.3) the factor is
-# $2 + a^2/r^2d$ ([counted](#The-factor-in-pixels)).
+# $2 + a^2/(r^2 d)$ ([counted](#The-factor-in-pixels)).
 
 # %% tags=["hide-input"]
 # figure: tokens, and the factor as counted, as tables
@@ -362,8 +364,8 @@ show(fig, alt="Two tables of three strides by three picture sizes: tokens from 4
      digest=f"factor {factor[0, 0]:.1f} at 640 pixels and stride 32, {factor[2, 2]:.0f} at 1,920 pixels and stride 8")
 
 # %% [markdown]
-# At stride 32, where YOLO11 has its attention, the factor is small, and the attention is one block of a whole network:
-# don't expect a faster detector from swapping it. At stride 8 softmax attention takes hundreds of times the work, and TSSA stays cheap.
+# At stride 32 and 640 pixels, where YOLO11 has its attention, the factor is 5, and the attention is one block of a whole network:
+# don't expect a faster detector from swapping it. At stride 8 it is 52, and hundreds for larger pictures.
 # [Lesson 10](10_inside_yolo11.ipynb) puts it there.
 #
 # ## 9.7 When TSSA is the wrong tool
@@ -504,7 +506,7 @@ show(fig, alt="Left: softmax attention learns to recall from 32 pairs within 200
 # - Linear time works because its statistics are sums: pieces merge exactly, and $2Kp + K$ numbers say it all.
 # - With the multiplications fixed, speed is passes over memory: square once, gate the output map instead of the tokens, copy
 #   nothing for layout, keep only tokens, projections and memberships for the backward pass.
-# - At a detector's stride 32 the saving is small; at stride 8 it is a factor of hundreds.
+# - At 640 pixels the factor is 5 at a detector's stride 32 and 52 at stride 8; larger pictures make it hundreds there.
 # - The price: a token sees squares of the others, summed up, the same for all who ask. What it can look up has to pass through these $2d$
 #   sums, (7.22).
 
@@ -531,7 +533,7 @@ growth = torch.tensor([counted(name, 2 * many, 128) / counted(name, many, 128) f
 check("9.5", growth, torch.tensor([2.0, 2.0, 2.0, 4.0, 4.0]), ", ".join(names), LIMIT)
 
 # %% [markdown]
-# The six rivals at any size:
+# All but the window at any size, with $m$ tokens in a chunk or a summary and heads of width $p$:
 #
 # $$
 # \begin{aligned}
@@ -552,8 +554,8 @@ formulas = {"chunked, 64": 4 * n * d * d + 2 * n * m * d, "Linformer, 64": 4 * n
 check("9.4", torch.tensor([counted(name, n, d) for name in formulas]), torch.tensor(list(formulas.values())), "six rivals, to the unit")
 
 # %% [markdown]
-# Four of these *approximate* softmax attention, and become it when their parameter is large enough. That is how the
-# library tests them, and a few lines show it.
+# Four rivals *approximate* softmax attention, and can become it when their $m$ is large enough: chunks, the window, Linformer and Nyström.
+# That is how they are tested; a few lines show it for chunks.
 
 # %%
 x, exact = torch.randn(1, 60, 64), attention.Attention(64, 2)
@@ -565,7 +567,7 @@ for m in (5, 20, 60):
 # %% [markdown]
 # ### The factor in pixels
 #
-# With $n = a^2/r^2$ in (9.3):
+# A square picture with sides of $a$ pixels has $n = a^2/r^2$ tokens at stride $r$. In (9.3):
 #
 # $$
 # \frac{\text{cost of softmax attention}}{\text{cost of TSSA}} \approx 2 + \frac{a^2}{r^2 d} \tag{9.11}
@@ -580,7 +582,8 @@ check("9.11", factor, 2 + pixels ** 2 / (strides[:, None] ** 2 * 128), "counted,
 # %% [markdown]
 # ### The same layer in few passes
 #
-# Two identities save most of the passes over memory (section 9.4). First, the gates need one fraction only:
+# Two identities save most of the passes over memory (section 9.4). First, the gates (with the constant $c$ of
+# lesson 5; the published layer has $c = 1$) need one fraction only:
 #
 # $$
 # D_k = \frac{c}{1 + c\, s_k} = \frac{c\, n_k}{n_k + c \sum_j \pi_{jk}\, w_{kj}^2} \tag{9.7}
@@ -589,7 +592,7 @@ check("9.11", factor, 2 + pixels ** 2 / (strides[:, None] ** 2 * 128), "counted,
 # *(9.7) Checked. No token is divided by a mass — this series · `tssa.gates`*
 #
 # Second, scaling coordinates and then mapping out is one map whose columns are scaled, and that map has $d^2$ numbers
-# where the tokens have $nd$. With $\odot$ the product entry by entry, and $y$ the tokens $\pi_{jk} w_{kj}$ side by side:
+# where the tokens have $nd$. With $O$ the output map, $\odot$ the product entry by entry, and $y$ the tokens $\pi_{jk} w_{kj}$ side by side:
 #
 # $$
 # O\,(D \odot y) = (O\, \mathrm{Diag}\, D)\, y \tag{9.8}
