@@ -744,7 +744,8 @@ check("2.9", torch.stack([growth(*case) for case in cases]), torch.stack([rank_g
 # %% [markdown]
 # ### Proof of the best arrangement
 #
-# Unit tokens fix the traces, since $\operatorname{tr} z_jz_j^\top = \|z_j\|^2$. (Papers also use the weaker $\|Z_k\|_F^2 = n_k$.)
+# Unit tokens fix the traces, since $\operatorname{tr} z_jz_j^\top = \|z_j\|^2$. (Papers also use the weaker $\|Z_k\|_F^2 = n_k$,
+# with $Z_k$ the tokens of group $k$.)
 #
 # $$
 # \|z_j\| = 1 \;\text{ for all } j \quad\Longrightarrow\quad \operatorname{tr} S = \operatorname{tr} S_k = 1 \tag{2.10}
@@ -760,6 +761,7 @@ check("2.10", moments.diagonal(dim1=-2, dim2=-1).sum(-1), 1.0, "traces of the wh
 
 # %% [markdown]
 # First, groups should be *orthogonal* to each other: for given groups the whole is dearest then, while $R_c$ doesn't notice.
+# With lesson 1's $\alpha = c/n$,
 #
 # $$
 # R([Z_1 \dots Z_K]) \le \sum_{k=1}^{K} \frac12 \log\det\left(I + \alpha Z_k Z_k^\top\right) \tag{2.12}
@@ -907,7 +909,8 @@ show(fig, alt="Three matrices of absolute cosines: unstructured before; three br
 # %% [markdown]
 # ### The curvature
 #
-# For the coding rate the second derivatives with respect to all entries of $Z$ can be bounded for every $Z$ at once:
+# For the coding rate the second derivatives with respect to all entries of $Z$ can be bounded for every $Z$ at once, with
+# lesson 1's $\alpha = c/n$:
 #
 # $$
 # -\frac{\alpha}{8} \le \text{eigenvalues of } \nabla^2 R(Z) \le \alpha \tag{2.18}
@@ -1026,8 +1029,8 @@ for name, z, width in (("raw pixels, a line a class", pixels, 1), ("raw pixels, 
     print(f"{name}: {nearest_subspace(z, width):.0%} of the test digits right")
 
 # %% [markdown]
-# Judge for yourself. With one line for each class the learned features beat raw pixels clearly; with ten dimensions a class raw pixels do a
-# little better still. MCR² compressed 64 dimensions to ten with one direction for each digit, as its optimum asks, and the training digits follow
+# Judge for yourself. With one line for each class the learned features beat raw pixels clearly; with ten dimensions a class raw pixels do
+# as well. MCR² compressed 64 dimensions to ten with one direction for each digit, as its optimum asks, and the training digits follow
 # it more closely than the test digits do. It is a principle for arranging tokens, not a trick for accuracy.
 #
 # ## Sources

@@ -42,8 +42,9 @@ eps2 = 0.1                                                                 # the
 #
 # In lesson 2 a table $\Pi$ said which token belongs to which group. A layer has no such table: it
 # sees new tokens in each image. CRATE replaces the table by what can be learned once: $K$ subspaces,
-# each with an orthonormal basis, the columns of $U_k$ ($d \times p$). From subspace $k$, token $z$ looks like
-# the short vector $U_k^\top z$ with $p$ coordinates. Every subspace codes what it sees, with a code of its own:
+# each with an orthonormal basis (its *frame*), the columns of $U_k$ ($d \times p$); one subspace with its frame
+# will be a *head*. From subspace $k$, token $z$ looks like the short vector $U_k^\top z$ with $p$ coordinates.
+# Every subspace codes what it sees, with a code of its own:
 #
 # $$
 # R^c(Z) = \sum_{k=1}^{K} R(U_k^\top Z) = \frac12 \sum_{k=1}^{K} \log\det\left(I + \beta\, w_k w_k^\top\right), \qquad w_k = U_k^\top Z, \quad \beta = \frac{p}{n\varepsilon^2} \tag{3.1}
@@ -407,7 +408,7 @@ show(fig, alt="Cosine against precision: the difference falls from one to below 
 #
 # <details><summary>Answer</summary>
 #
-# No. MSSA alone points uphill; the descent in (3.13) comes from the $-\gamma Z$ that the layer drops.
+# No. Here MSSA alone points uphill; the descent in (3.13) comes from the $-\gamma Z$ that the layer drops.
 #
 # </details>
 
@@ -466,9 +467,9 @@ exercise("3c", answer_3c)
 # </details>
 
 # %% [markdown]
-# So neither form is a descent step for all tokens. What is proved: (3.13) never raises the rate where each token is looked at as much
-# as it looks ([when it descends](#When-the-derived-update-descends)). In a layer with a *free* output matrix training decides even the
-# sign. Lesson 5 has a better answer for TSSA: with tied output and memberships held fixed, a step size is proved for every input.
+# So neither form is a descent step for all tokens. What is proved: with orthogonal subspaces, (3.13) never raises the rate where each token
+# is looked at as much as it looks ([when it descends](#When-the-derived-update-descends)). In a layer with a *free* output matrix training decides
+# even the sign. Lesson 5 has a better answer for TSSA: with tied output and memberships held fixed, a step size is proved for every input.
 
 # %% [markdown]
 # ## 3.8 The bill
@@ -806,7 +807,7 @@ check("3.15", by_hand.expand(2, 9, 6), torch.stack([lift(sdpa(w, w, w), planes),
       "formula, against PyTorch's head and layer")
 
 # %% [markdown]
-# The library holds MSSA as a layer too, with CRATE's free output matrix or, `tied=True`, with the transposed
+# The kit of these lessons holds MSSA as a layer too, with CRATE's free output matrix or, `tied=True`, with the transposed
 # projection that the derivation asks for. One matrix does the work of three:
 
 # %%

@@ -314,7 +314,8 @@ show(fig, alt="Left: 150 tokens in a thin tilted cloud with a thin tilted ellips
 # What is wasted is called *total correlation*: the cost of separate codes minus the cost of one joint code. So **with complete bases the
 # variational rate is the compression rate plus the bits lost by coding each coordinate alone** ([proof](#Total-correlation)). The loss is
 # zero exactly if every $U_k$ diagonalises its group's second moment, and small if it nearly does: half the
-# angle, a quarter of the loss. No trap lies on the way to the best basis ([Jacobi rotations](#Jacobi-rotations)).
+# angle, a quarter of the loss ([why](#Two-coordinates-in-closed-form)). No trap lies on the way to the best
+# basis ([Jacobi rotations](#Jacobi-rotations)).
 #
 # Turn $u_1$ yourself until no bit is lost. Then let the head code one direction only and turn again.
 # **Predict:** can the code of one direction cost less than the truth?
@@ -330,8 +331,8 @@ live.basis(six[:3], eps2=eps2)
 # %% [markdown]
 # ## 4.6 The gates are the best tangents
 #
-# The bound hides a second minimum, the one that becomes the layer. A concave function is the lowest of its tangents, at
-# every point. The tangent of slope $y$ to $\ln(1 + cx)$ is a straight line in $x$ that one can write down:
+# The rate is the bound's minimum over bases. The bound hides a second minimum, the one that becomes the layer.
+# A concave function is the lowest of its tangents, at every point. The tangent of slope $y$ to $\ln(1 + cx)$ is a straight line in $x$ that one can write down:
 #
 # $$
 # \ln(1 + c x) = \min_{0 < y \le c} \Big[\, x y - 1 + \frac{y}{c} - \ln \frac{y}{c} \,\Big] \tag{4.19}
@@ -455,14 +456,15 @@ check("4.31", projections + matrices, [K * n * d * p for K, n, d, p in sizes] + 
 # and inverses, about $K d^3$, and their precision.
 #
 # The layers that people run share the width out, $Kp = d$: $K$ heads of $p = d/K$ directions. Now the projections cost $n d^2$ *together*, for any
-# $K$. But each $U_k$ has only $p$ orthonormal columns, and the sum in the bound stops at $p$. What is left of it?
+# $K$. But each $U_k$ has only $p$ orthonormal columns, and the sum in the bound stops at $p$: a *short* (or *truncated*) sum. What is
+# left of it?
 #
 # - **Always true:** the short sum bounds the rate of the *projected* tokens. It is Theorem 1 for their second moment.
 # - **True with a condition:** it bounds the rate of the tokens themselves if each group lies in the span of its $U_k$, where projecting
 #   loses nothing.
 # - **Otherwise false:** a head that looks away from its tokens finds them free.
 #
-# (Equations, checks and two small counter-examples: [What the short sum bounds](#What-the-short-sum-bounds).)
+# (Equations, checks and a small example of each kind: [What the short sum bounds](#What-the-short-sum-bounds).)
 #
 # Now a layer's worth of tokens: 400 patches of a photo, mapped to a width of 128, in four groups. (Lesson 6 derives
 # these memberships. Any would do here.) Let $p$ run from 8 to 128.
@@ -508,8 +510,9 @@ show(fig, alt="Left: two rising curves of the short sum against p; at p = 32 bot
 # **What does $K$ cost?** With complete bases, $K$ times: $K n d^2$ MACs and $K d^2$ parameters. With shared width, nothing more, but each head sees
 # fewer directions. In both cases saying which group a token belongs to takes up to $\ln K$ nats a token, which neither $R_c$ nor its bound counts.
 #
-# The bound can be mended for $p < d$, at the cost of the tokens' lengths: [The corrected bound](#The-corrected-bound). But never train on the
-# short sum: energy that no head sees is free, and it will be hidden ([No objective for training](#No-objective-for-training)).
+# One more number a group, the mean energy of a direction that its head doesn't see, mends the bound for $p < d$:
+# [The corrected bound](#The-corrected-bound). But never train on the short sum: energy that a token's own head doesn't see is free,
+# and it will be hidden ([No objective for training](#No-objective-for-training)).
 
 # %% [markdown]
 # ## Takeaways
@@ -573,7 +576,7 @@ skewed = skewed / skewed.norm(dim=-2, keepdim=True)     # unit columns, but not 
 print(f"not orthogonal: bound violated in {(alone(skewed, M) < F(M)).sum()} of 500 draws")
 
 # %% [markdown]
-# The papers ask in addition that $f$ grows and that $f(0) = 0$. The proof never used that: for a square $Q$, concavity is enough. Here are a function that turns back down and one that starts at 1. (Both extra properties are needed for (4.23).)
+# The papers ask in addition that $f$ grows and that $f(0) = 0$. The proof never used that: for a square $Q$, concavity is enough. Here are a function that turns back down and one that starts at 1. (Both extra properties are needed [where a head sees only part of the space](#What-the-short-sum-bounds).)
 
 # %%
 for name, g in {"x − x²/8": lambda x: x - x ** 2 / 8, "1 + ln(1 + x)": lambda x: 1 + torch.log1p(x)}.items():
@@ -792,7 +795,7 @@ check_below("4.17", alone, lambda R, m: 2 * f(m[..., 0, 0]), "200 rotations away
 #
 # *(4.18) Checked. Jacobi's angle reaches the best value that a turn in this plane can reach — Jacobi 1846*
 #
-# Within the plane, this is the exact minimum of the bound by (4.14). Jacobi's method is therefore exact coordinate descent on our bound, angle by angle.
+# Within the plane, this is the exact minimum of the bound ([by (4.14)](#Two-coordinates-in-closed-form)). Jacobi's method is therefore exact coordinate descent on our bound, angle by angle.
 
 # %%
 def jacobi_angle(M, i, j):
@@ -881,7 +884,9 @@ show(fig, alt="Four curves on a logarithmic scale fall without ever rising, firs
 #
 # *(4.23) Checked. A projection never raises the rate — Cauchy 1829*
 #
-# That this needs a growing $f$ can be seen with $x - x^2/8$, which falls beyond 4: for $M$ = diag(4, 10) and the first axis the projected sum is 2, the full one −0.5. So short sum and full rate both lie above the projected rate, and nothing orders the two.
+# That this needs a growing $f$ can be seen with $x - x^2/8$, which falls beyond 4: for $M$ = diag(4, 10) and the first axis the projected sum is 2, the full one −0.5.
+#
+# So for our $f$ short sum and full rate both lie above the projected rate, and nothing orders the two.
 
 # %% tags=["hide-input"]
 # check of (4.22) and (4.24): 2000 flat and full second moments
@@ -905,8 +910,8 @@ check_below("4.23", seen, lambda U, M: F(M), "projected against full rate", draw
 print(f"random draws: short sum below the full rate {(alone(U, M) < F(M)).sum()}, above {(alone(U, M) > F(M)).sum()} of {count}")
 
 # %% [markdown]
-# **Without the condition it is false.** Two examples in four dimensions: a head that looks away from its data, and a head whose plane holds the
-# data, a single line, with axes askew to it.
+# **Without the condition it is false:** in four dimensions, a head that looks away from its data finds them free. The second head below keeps
+# the condition: its plane holds the data, a single line, and with axes askew to it the short sum is a bound, but too large.
 
 # %%
 def compare(what, U, M):
@@ -1083,7 +1088,8 @@ print("corrected, 4 heads of 32       ", bits(rates.variational_rate(x, Pi4, hea
 # *(4.30) Checked. Perfect clusters score less than no clusters at all — this series*
 #
 # The last logarithm is positive whenever $p < d$. **Having no clusters at all scores higher than perfect clusters**, for every $c$. With
-# the correction, even tokens score 0, and perfect clusters keep their score, because a group that lies in its block has $\rho_k = 0$.
+# the [correction](#The-corrected-bound), even tokens score 0, and perfect clusters keep their score, because a group that
+# lies in its block has $\rho_k = 0$.
 
 # %%
 shapes = [(16, 4, 0.1), (8, 2, 0.1), (12, 3, 0.5)]      # d, K, ε²
