@@ -1,4 +1,4 @@
-"""Exercises of lesson 6: memberships and the published rule, the exact posterior, resolution, the objective's temperature."""
+"""Exercises of lesson 6: memberships and the published rule, the exact posterior, the objective's temperature, resolution."""
 
 import torch
 
@@ -89,7 +89,7 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="6d",
+        id="6c",
         hint="compute η from λ and σ² first, then the squared shadows on each frame, then one softmax over the groups.",
         inputs=[
             (torch.tensor([0.6, 0.5], dtype=torch.float64), _lines(0, 60), 1.0, 0.1),
@@ -110,7 +110,23 @@ EXERCISES = [
         },
     ),
     Exercise(
-        id="6c",
+        id="6d",
+        hint="the rate adds noise of variance ε²/d to every coordinate; compare 1/variance outside and inside the frame.",
+        inputs=[(1.0, 0.1, 0.5, 8), (0.4, 0.02, 0.1, 16), (2.0, 0.5, 1.0, 4)],
+        right=lambda s, rho, eps2, d: 1 / (1 / (rho + eps2 / d) - 1 / (s + eps2 / d)),
+        wrong={
+            "the noise ε²/d of the code is missing in both variances.": lambda s, rho, eps2, d: 1 / (1 / rho - 1 / s),
+            "a negative temperature: that is the truncated objective's wish; outside comes first.": lambda s, rho, eps2, d: (
+                1 / (1 / (s + eps2 / d) - 1 / (rho + eps2 / d))
+            ),
+            "ε² is the noise of all coordinates together; one coordinate has ε²/d.": lambda s, rho, eps2, d: (
+                1 / (1 / (rho + eps2) - 1 / (s + eps2))
+            ),
+            "that is 1/η; invert it.": lambda s, rho, eps2, d: 1 / (rho + eps2 / d) - 1 / (s + eps2 / d),
+        },
+    ),
+    Exercise(
+        id="6e",
         hint="how many times more tokens are there when each side is `factor` times as long?",
         inputs=[(1.0, 2), (20.0, 1.5), (5.0, 3)],
         right=lambda theta, factor: theta * factor**2,
@@ -124,22 +140,6 @@ EXERCISES = [
             "the memberships do change: with more tokens each share of the sum of squares is smaller.": lambda theta, factor: (
                 theta
             ),
-        },
-    ),
-    Exercise(
-        id="6e",
-        hint="the rate adds noise of variance ε²/d to every coordinate; compare 1/variance outside and inside the frame.",
-        inputs=[(1.0, 0.1, 0.5, 8), (0.4, 0.02, 0.1, 16), (2.0, 0.5, 1.0, 4)],
-        right=lambda s, rho, eps2, d: 1 / (1 / (rho + eps2 / d) - 1 / (s + eps2 / d)),
-        wrong={
-            "the noise ε²/d of the code is missing in both variances.": lambda s, rho, eps2, d: 1 / (1 / rho - 1 / s),
-            "a negative temperature: that is the truncated objective's wish; outside comes first.": lambda s, rho, eps2, d: (
-                1 / (1 / (s + eps2 / d) - 1 / (rho + eps2 / d))
-            ),
-            "ε² is the noise of all coordinates together; one coordinate has ε²/d.": lambda s, rho, eps2, d: (
-                1 / (1 / (rho + eps2) - 1 / (s + eps2))
-            ),
-            "that is 1/η; invert it.": lambda s, rho, eps2, d: 1 / (rho + eps2 / d) - 1 / (s + eps2 / d),
         },
     ),
 ]

@@ -34,7 +34,7 @@ _ = torch.manual_seed(0)
 # %% [markdown]
 # ## 5.1 The objective
 #
-# The six tokens $a$ to $f$ again, at the price $\varepsilon^2=0.1$. Tokens are columns $z_j$ of $Z$ in the mathematics and rows of `x` in the code. Each group gets a complete basis, here simply both coordinates, $U_1=U_2=I$, so that lesson 4's bound holds ($p=d$). The memberships are soft: 0.9 to the own group, 0.1 to the other.
+# The six tokens $a$ to $f$ again, at the price $\varepsilon^2=0.1$. Tokens are columns $z_j$ of $Z$ in the mathematics and rows of `x` in the code. Each group gets a complete basis, here simply both coordinates, $U_1=U_2=I$, so that lesson 4's bound holds ($p=d$). The memberships are soft: 0.9 to the own group (a, b, c or d, e, f), 0.1 to the other.
 
 # %%
 six = torch.tensor([[2.0, 0.1], [-1.5, 0.2], [1.0, -0.1], [0.1, 1.5], [-0.2, -1.0], [0.1, -0.8]])
@@ -419,7 +419,7 @@ show(fig, alt="Three curves that fall from the same point with the same slope: t
 live.step(six, Pi, U, eps2=eps2)
 
 # %% [markdown]
-# What you saw: up to $\gamma=2$ the rate lies below its start, whatever the tokens are. At $\gamma=2$ the promise is back where it began. For tokens smaller than $\varepsilon$ the arrows end at the mirror image, so rate and bound are back, too. The next section proves both.
+# What you saw: up to $\gamma=2$ the rate lies below its start, whatever the tokens are. At $\gamma=2$ the view's promise, (5.9) with the largest curvature $c$ that any data can have, is back where it began. For tokens smaller than $\varepsilon$ the arrows end at the mirror image, so rate and bound are back, too. The next section proves both.
 #
 # ## 5.5 Every γ between 0 and 2
 #
@@ -610,7 +610,7 @@ for name, is_tied in (("tied", True), ("free output map", False)):
     print(f"{name}: {sum(lowers_its_rate(is_tied, seed) for seed in range(200))} of 200 layers lower their own rate")
 
 # %% [markdown]
-# All tied layers compress, and only about one in five free ones does: "each layer compresses" needs tied weights of moderate size ($\lVert A_j\rVert<2$ for every token), or training that makes it so.
+# All tied layers compress, and only about one in five free ones does: what guarantees that "each layer compresses" is tied weights of moderate size ($\lVert A_j\rVert<2$ for every token), not the architecture. A free map would have to learn it.
 #
 # **And compression alone collapses.** Rate reduction was $R-R_c$, and we have dropped $R$, the term that spreads the tokens. A layer that sends every token to zero compresses best; in a trained network the MLP, the normalisation and the loss must push back. [Where compression ends](#Where-compression-of-unit-tokens-ends), [what it cleans on its way](#The-same-step-as-denoising) and [what holding Π fixed drops](#What-is-dropped-when-Π-depends-on-Z) stand below; lesson 6 uses the last of them.
 
@@ -618,14 +618,14 @@ for name, is_tied in (("tied", True), ("free output map", False)):
 # ## Takeaways
 #
 # - With $\Pi$ held fixed, the gradient of $R_c^{\mathrm{var}}$ needs $K\cdot p$ second moments and nothing else of the other tokens; a step along it is TSSA, linear in their number.
-# - The step is a majorisation–minimisation step. The rate falls by at least the promise (5.9), which tiny tokens keep exactly.
+# - The step is a majorisation–minimisation step. The rate falls by at least the promise (5.9), which is kept exactly in the limit of tiny tokens with complete bases.
 # - With tied orthonormal weights and $\Pi$ held, `x + γ·TSSA(x)` lowers the rate for every $\gamma\in(0,2)$, whatever the data, and 2 is sharp.
 # - The guarantee ends where $\Pi$ moves, where the step starts at other tokens than those measured, and where the output map is free. Compression without expansion collapses.
 
 # %% [markdown]
 # ## Going deeper
 #
-# Each item stands by itself.
+# Each item stands by itself; the last two take their tokens from *Eight operators on one noisy mixture*.
 #
 # ### The step of one token
 #

@@ -113,7 +113,7 @@ show(fig, alt="Two triangles with the six tokens as points: on the left near the
 #
 # *(6.2) Definition. Covariance of a group: a subspace and noise around it — Tipping and Bishop 1999, mixtures of principal component analysers*
 #
-# Now Bayes' rule. Group $k$ has posterior probability proportional to $\exp(-\frac12 z_j^\top \Sigma_k^{-1} z_j)$: equal priors cancel, and so do the determinants, which are equal, too ([inverse and determinant](#Inverse-and-determinant)). The exponent is $-\lVert z_j \rVert^2/2\sigma^2$, the same for all groups, plus $\lambda/2\sigma^2(\lambda + \sigma^2)$ times the energy $\lVert U_k^\top z_j \rVert^2$. What remains is (6.1):
+# Now Bayes' rule. Group $k$ has posterior probability proportional to $\exp(-\frac12 z_j^\top \Sigma_k^{-1} z_j)$: equal priors cancel. Each $\Sigma_k$ has the eigenvalues $\lambda + \sigma^2$ inside the frame and $\sigma^2$ outside, so the determinants are equal and cancel, too ([inverse and determinant](#Inverse-and-determinant)). The exponent is $-\lVert z_j \rVert^2/2\sigma^2$, the same for all groups, plus $\lambda/2\sigma^2(\lambda + \sigma^2)$ times the energy $\lVert U_k^\top z_j \rVert^2$. What remains is (6.1):
 #
 # $$
 # \Pr\left(k \mid z_j\right) = \frac{\mathcal{N}(z_j;\, 0, \Sigma_k)}{\sum_{l} \mathcal{N}(z_j;\, 0, \Sigma_l)} = \pi_{jk}
@@ -147,7 +147,7 @@ check("6.4", posterior, memberships(project(x, U), eta), "Bayes' rule against th
 # %% [markdown]
 # ## 6.3 Hard and soft
 #
-# At $\eta \to 0$ each token goes to its strongest group, and $\Pi$ becomes *hard*: zeros and ones. At $\eta \to \infty$ all shares become $1/K$. One number says where between the two a token is, the *normalised entropy*: the entropy of its memberships over the entropy $\ln K$ of equal shares, 0 if hard and 1 if uniform ([the six tokens on their way](#From-hard-to-soft)).
+# At $\eta \to 0$ each token goes to its strongest group, and $\Pi$ becomes *hard*: zeros and ones. At $\eta \to \infty$ all shares become $1/K$. One number says where between the two a token is, the *normalised entropy*: the entropy $H(\pi_j) = -\sum_k \pi_{jk} \ln \pi_{jk}$ of its memberships over the entropy $\ln K$ of equal shares, 0 if hard and 1 if uniform ([the six tokens on their way](#From-hard-to-soft)).
 #
 # **Predict:** lesson 4 bounds the rate when each frame is complete, $p = d$. What are the memberships (6.1) for three complete orthonormal frames?
 #
@@ -218,7 +218,7 @@ check("6.8", corrected_lengths(x, soft, U, eps2), 2 * len(x) * leaf.grad, "the f
 agree(corrected_lengths, rates.code_lengths, x, soft, U, eps2, corrected=True)
 
 # %% [markdown]
-# A token that costs one nat more in a group is $e$ times less likely there. So the objective proposes $\pi_j = \mathrm{softmax}_k(-T_{jk}/2)$. Is that the energy rule? When all groups have the same statistics, $s_{ki} = s$ and $\rho_k = \rho$, all of (6.8) that does not depend on $k$ cancels in the softmax. What is left is the energy, at a temperature that the objective chooses itself:
+# A code length is minus the logarithm of a probability: a token that costs one nat more in a group is $e$ times less likely there. So the objective proposes $\pi_j = \mathrm{softmax}_k(-T_{jk}/2)$. Is that the energy rule? When all groups have the same statistics, $s_{ki} = s$ and $\rho_k = \rho$, all of (6.8) that does not depend on $k$ cancels in the softmax. What is left is the energy, at a temperature that the objective chooses itself:
 #
 # $$
 # \mathrm{softmax}_k\left(-\tfrac12 T_{jk}^{\mathrm{corr}}\right) = \mathrm{softmax}_k\left( \frac{\lVert U_k^\top z_j \rVert^2}{2 \eta_{\mathrm{eff}}} \right), \qquad
@@ -367,7 +367,7 @@ for n, width in ((196, 48), (400, 32), (1600, 32)):
           f"a spread of one needs θ ≈ {1 / spread:.0f}")
 
 # %% [markdown]
-# At its initial temperature the layer mixes all groups nearly equally, unless a few tokens hold most of a head's energy. It can learn $\theta$, but an optimiser that moves a parameter by a thousandth at a step needs tens of thousands of steps to reach the values in the last column. Lesson 8 trains one and looks.
+# At its initial temperature the layer mixes all groups nearly equally, unless a few tokens hold most of a head's energy. It can learn $\theta$, but an optimiser that moves a parameter by a thousandth at a step needs tens to hundreds of thousands of steps to reach the values in the last column. Lesson 8 trains one and looks.
 #
 # **The size of the image.** Copy each token $m$ times, as a larger picture of the same scene does: each square is divided by an $m$ times larger sum, and the maps fade. The formula (6.1) has no such effect. A factor $n/p$ in the logits cures it, and makes the mean logit $\theta$ itself; the library calls this variant "rms", since each coordinate is divided by its root mean square ([both as equations, and on a photograph](#Memberships-fade-with-the-number-of-tokens)).
 #
@@ -454,7 +454,7 @@ live.patch(flower, x_l, grid_l, *photos.group(x_l)[:2])
 #
 # <details><summary>Answer</summary>
 #
-# The recipe from k-means, hardly better than k-means itself. Random starts get stuck in worse minima. The truncated lengths have the wrong sign and lose what the start knew.
+# The recipe from k-means, hardly better than k-means itself. Random starts get stuck in worse minima. The truncated lengths have the wrong sign and lose part of what the start knew.
 #
 # </details>
 
@@ -567,14 +567,14 @@ off = [(memberships(project(x_w, U), float(e)) - best).abs().max() for e in torc
 print(f"variances 2 and 0.02: the best of 40 temperatures still errs by {min(off):.2f} at its worst token")
 
 # %% [markdown]
-# **Exercise 6d. The exact posterior.** Write the function that gives one token's posterior from frames, $\lambda$ and $\sigma^2$. Try it on two lines in the plane, at 0° and 60°, $\lambda = 1$, $\sigma^2 = 0.1$, and $z = (2, \tfrac12)$.
+# **Exercise 6c. The exact posterior.** Write the function that gives one token's posterior from frames, $\lambda$ and $\sigma^2$. Try it on two lines in the plane, at 0° and 60°, $\lambda = 1$, $\sigma^2 = 0.1$, and $z = (2, \tfrac12)$.
 
 # %%
 def posterior_of(z, U, lam, sigma2):                                     # z (d,), U (K, d, p) → (K,)
     return ...  # your turn
 
 
-exercise("6d", posterior_of)
+exercise("6c", posterior_of)
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -661,14 +661,14 @@ bayes = torch.stack([(-lengths_of_the_mixture(coded) / 2).softmax(0) for coded i
 check("6.10", bayes, posterior.expand(3, -1, -1), "corrected code lengths against Bayes' rule, three precisions")
 
 # %% [markdown]
-# **Exercise 6e. The objective's temperature.** Groups have mean second moment `s` inside their frames and residual variance `rho` outside, and the rate codes to precision `eps2` in `d` dimensions. At which temperature is the energy rule the one that the corrected objective wants?
+# **Exercise 6d. The objective's temperature.** Groups have mean second moment `s` inside their frames and residual variance `rho` outside, and the rate codes to precision `eps2` in `d` dimensions. At which temperature is the energy rule the one that the corrected objective wants?
 
 # %%
 def effective_eta(s, rho, eps2, d):
     return ...  # your turn
 
 
-exercise("6e", effective_eta)
+exercise("6d", effective_eta)
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -728,14 +728,14 @@ change = published(copies, 20.0)[:, :40] - published(w, 20.0)
 print(f"at θ = 20 the four copies change the published Π by up to {change.abs().max():.2f}")
 
 # %% [markdown]
-# **Exercise 6c. A larger picture.** The published layer was trained on images of a given size with `temp` $\theta$. Now each side of the image is `factor` times as long. Which $\theta$ keeps the memberships?
+# **Exercise 6e. A larger picture.** The published layer was trained on images of a given size with `temp` $\theta$. Now each side of the image is `factor` times as long. Which $\theta$ keeps the memberships?
 
 # %%
 def new_theta(theta, factor):
     return ...  # your turn
 
 
-exercise("6c", new_theta)
+exercise("6e", new_theta)
 
 # %% [markdown]
 # <details><summary>Solution</summary>
