@@ -47,6 +47,18 @@ EXERCISES = [
     ),
     Exercise(
         id="10c",
+        hint="n tokens make n × n weights a head, 4 bytes each; a MiB is 2**20 bytes",
+        inputs=[(640, 32, 2), (1920, 8, 1)],
+        right=table,
+        wrong={
+            "float32 takes 4 bytes; you counted numbers, not bytes": lambda *a: table(*a, each=1),
+            "a MiB is 2**20 bytes, not 10**6": lambda *a: table(*a) * 2**20 / 1e6,
+            "a table has n × n entries, and n is already the square of side/stride": lambda *a: table(*a, power=1),
+            "each head has a table of its own": lambda side, stride, heads: table(side, stride, 1),
+        },
+    ),
+    Exercise(
+        id="10d",
         hint="one head has p/2 + p/2 + p rows; its values are the last p of them",
         inputs=[(2, 4), (1, 6)],
         right=lambda heads, p: [head * 2 * p + p + i for head in range(heads) for i in range(p)],
@@ -60,18 +72,6 @@ EXERCISES = [
             "queries and keys are half as wide as values, so a head has 2p rows, not 3p": lambda heads, p: [
                 head * 3 * p + 2 * p + i for head in range(heads) for i in range(p)
             ],
-        },
-    ),
-    Exercise(
-        id="10d",
-        hint="n tokens make n × n weights a head, 4 bytes each; a MiB is 2**20 bytes",
-        inputs=[(640, 32, 2), (1920, 8, 1)],
-        right=table,
-        wrong={
-            "float32 takes 4 bytes; you counted numbers, not bytes": lambda *a: table(*a, each=1),
-            "a MiB is 2**20 bytes, not 10**6": lambda *a: table(*a) * 2**20 / 1e6,
-            "a table has n × n entries, and n is already the square of side/stride": lambda *a: table(*a, power=1),
-            "each head has a table of its own": lambda side, stride, heads: table(side, stride, 1),
         },
     ),
 ]

@@ -84,21 +84,6 @@ EXERCISES = [
     ),
     Exercise(
         id="12c",
-        hint="the pictures are axis 0; torch.roll moves along an axis and takes in at the front what falls off at the end.",
-        inputs=[(_numbers(3, 2, 4),), (_numbers(4, 3, 2),)],
-        right=lambda D: D.roll(1, 0),
-        wrong={
-            "these are the picture's own gates, with the heads moved; pictures are axis 0.": lambda D: D.roll(1, 1),
-            "these are the picture's own gates, with the coordinates moved; pictures are axis 0.": (
-                lambda D: D.roll(1, 2)
-            ),
-            "each picture has the gates of the one after it, not before.": lambda D: D.roll(-1, 0),
-            "every picture has the gates of the first.": lambda D: D[:1].expand_as(D),
-            "every picture has its own gates still.": lambda D: D.clone(),
-        },
-    ),
-    Exercise(
-        id="12d",
         hint="five lines: w², each coordinate over its mean of the tokens' squares, Π by a softmax over the heads, s, −Π D w.",
         inputs=[(_numbers(2, 3, 7, 4), _theta(3)), (_numbers(1, 2, 5, 3), _theta(2))],
         right=_update,
@@ -114,6 +99,21 @@ EXERCISES = [
                 _update(w, temp, weighted=False)
             ),
             "the sign: the update goes against the gradient, so it is −Π D w.": lambda w, temp: -_update(w, temp),
+        },
+    ),
+    Exercise(
+        id="12d",
+        hint="the pictures are axis 0; torch.roll moves along an axis and takes in at the front what falls off at the end.",
+        inputs=[(_numbers(3, 2, 4),), (_numbers(4, 3, 2),)],
+        right=lambda D: D.roll(1, 0),
+        wrong={
+            "these are the picture's own gates, with the heads moved; pictures are axis 0.": lambda D: D.roll(1, 1),
+            "these are the picture's own gates, with the coordinates moved; pictures are axis 0.": (
+                lambda D: D.roll(1, 2)
+            ),
+            "each picture has the gates of the one after it, not before.": lambda D: D.roll(-1, 0),
+            "every picture has the gates of the first.": lambda D: D[:1].expand_as(D),
+            "every picture has its own gates still.": lambda D: D.clone(),
         },
     ),
 ]

@@ -48,7 +48,7 @@ class Exercise:
             name = sorted(used)[0]
             return "wrong", f"✗ {self.id}: not with `{name}`: {self.forbidden[name]}"
         if self.judge_by is not None:
-            return self._judged(answer)
+            return self._judged(answer, self.judge_by)
         got = []
         for given in self.inputs if self.inputs and callable(answer) else [()]:
             try:
@@ -71,9 +71,9 @@ class Exercise:
     def _open(self) -> tuple[str, str]:
         return "open", f"○ {self.id} is not solved yet; a try gets a diagnosis or a hint."  # which would spoil it here
 
-    def _judged(self, answer: Any) -> tuple[str, str]:
+    def _judged(self, answer: Any, judge_by: Callable[[Any], str | None]) -> tuple[str, str]:
         try:
-            fault = self.judge_by(answer)
+            fault = judge_by(answer)
         except Exception as e:  # as above
             return "wrong", f"✗ {self.id}: your answer raised {type(e).__name__}: {e}"
         if fault is ...:
@@ -138,6 +138,7 @@ def exercises(lesson: str) -> dict[str, Exercise]:
     if not path.is_file():
         raise ValueError(f"expected exercises in notebooks/exercises/lesson_{lesson}.py, found no such file")
     spec = importlib.util.spec_from_file_location(f"lesson_{lesson}_exercises", path)
+    assert spec is not None and spec.loader is not None  # a file that is there, and ends in .py
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return {e.id: e for e in module.EXERCISES}

@@ -478,7 +478,7 @@ print("without a counterpart:", *carried.fresh)
 check("10.7", carried.parameters_of - carried.parameters, layer.dim * (layer.dim + 2), "what `yolo.load` counts, against the formula")
 
 # %% [markdown]
-# The value rows have to be picked out head by head ([exercise 10c](#Which-rows-are-the-values)). And having a place is not the same as working there: what arrives at `proj` is now another function, of another size ([Going
+# The value rows have to be picked out head by head ([exercise 10d](#Which-rows-are-the-values)). And having a place is not the same as working there: what arrives at `proj` is now another function, of another size ([Going
 # deeper](#What-the-carried-block-computes)). The carried model is a starting point. It must be trained on.
 
 # %% [markdown]
@@ -499,19 +499,19 @@ for places in (("P5",), ("P4", "P5"), ("P3", "P4", "P5")):
     print(f"{'+'.join(places):9} attention in rows {found}; heads × width", ", ".join(f"{m.num_heads} × {m.dim // m.num_heads}" for m in blocks))
 
 # %% [markdown]
-# **Exercise 10d.** How many MiB does the table of softmax weights take in float32, for a square picture of `side` pixels, at `stride`, with `heads` heads?
+# **Exercise 10c.** How many MiB does the table of softmax weights take in float32, for a square picture of `side` pixels, at `stride`, with `heads` heads?
 
 # %%
-def answer_10d(side, stride, heads):
+def answer_10c(side, stride, heads):
     return ...  # your turn
 
-exercise("10d", answer_10d)
+exercise("10c", answer_10c)
 
 # %% [markdown]
 # <details><summary>Solution</summary>
 #
 # ```python
-# def answer_10d(side, stride, heads):
+# def answer_10c(side, stride, heads):
 #     n = (side // stride) ** 2
 #     return heads * n ** 2 * 4 / 2 ** 20
 # ```
@@ -668,20 +668,20 @@ for scale in "nsm":
 # %% [markdown]
 # ### Which rows are the values
 #
-# **Exercise 10c.** Return the numbers of the *value* rows in the projection of a softmax attention with `heads` heads that are
+# **Exercise 10d.** Return the numbers of the *value* rows in the projection of a softmax attention with `heads` heads that are
 # `p` wide (queries and keys half as wide), as a list. Head 1 comes first with its queries, keys and values, then head 2.
 
 # %%
-def answer_10c(heads, p):
+def answer_10d(heads, p):
     return ...  # your turn: [first value row, …]
 
-exercise("10c", answer_10c)
+exercise("10d", answer_10d)
 
 # %% [markdown]
 # <details><summary>Solution</summary>
 #
 # ```python
-# def answer_10c(heads, p):
+# def answer_10d(heads, p):
 #     return [head * 2 * p + p + i for head in range(heads) for i in range(p)]
 # ```
 #

@@ -474,7 +474,7 @@ print(report(describe(mine_yaml, progress=False)))
 # Twelve lessons for five lines. Write the update of the layer that you have just trained, and then watch *your*
 # layer learn in YOLO11.
 #
-# **Exercise 12d.** `w` (B, K, N, p) holds the projected tokens, `temp` (K, 1) the temperatures. Return
+# **Exercise 12c.** `w` (B, K, N, p) holds the projected tokens, `temp` (K, 1) the temperatures. Return
 # $-\pi_{jk}\, D_k\, w_{kj}$, of the shape of `w`. In the form `rms`: squares divided by their *mean* over the tokens, their *mean* over a head's coordinates times
 # the temperature, memberships by a softmax over the heads, second moments, gates $1/(1+s)$ (lesson 7). Without the library's functions for it.
 
@@ -487,7 +487,7 @@ def improved_update(w, temp):
     return token_update(w, temp, normalize="rms")
 
 
-update = mine("12d", my_update, improved_update)
+update = mine("12c", my_update, improved_update)
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -581,7 +581,7 @@ show(plots.bars(heads, {"D": gates}, title="Gates at stride 8", ylabel="mean of 
 #
 # ### The gates of another picture
 #
-# **Exercise 12c.** A sharper test than silence, as in lesson 11: all numbers keep their usual size, but each picture has the gates of *another* one. `D` (B, K, p) holds the gates of a batch. Return gates of the same shape in which picture $b$ has those of picture $b - 1$, and the first those of
+# **Exercise 12d.** A sharper test than silence, as in lesson 11: all numbers keep their usual size, but each picture has the gates of *another* one. `D` (B, K, p) holds the gates of a batch. Return gates of the same shape in which picture $b$ has those of picture $b - 1$, and the first those of
 # the last.
 
 # %%
@@ -593,7 +593,7 @@ def swap(D):
     return D.roll(1, 0)
 
 
-swapped = mine("12c", my_swap, swap)
+swapped = mine("12d", my_swap, swap)
 
 # %% [markdown]
 # <details><summary>Solution</summary>

@@ -1,6 +1,7 @@
 """The fair trial at tiny size: its data, one training of each block, resumption, and its statistics."""
 
 import json
+import statistics
 from dataclasses import replace
 from pathlib import Path
 
@@ -250,6 +251,7 @@ def test_lesson_11_says_of_the_differences_what_the_files_hold():
         {d["block"]: d for d in compare(rows)}
         for rows in (easy, recomputed("again")[0]["rows"], easy + recomputed("again")[0]["rows"])
     )
+    alone = [r["mAP50"] for r in easy + recomputed("again")[0]["rows"] if r["asked"]["block"] == "none"]
     claims = {
         "At the trained size, nothing:** every interval holds zero": all(map(holds, of("trial", "none"))),
         "Nor is the improved form seen to help": all(
@@ -257,10 +259,11 @@ def test_lesson_11_says_of_the_differences_what_the_files_hold():
         ),
         "seven intervals, all with zero in them": len(switches) == 7 and all(map(holds, switches)),
         "All seven lie at or below zero": all(d["mean"] <= 0 for d in switches),
-        "Half as large": 0.4 < new["tssa"]["mean"] / first["tssa"]["mean"] < 0.6,
-        f"about $+{new['tssa']['mean']:.3f}$, with zero well inside the interval": holds(new["tssa"]),
+        "Smaller, with zero well inside the interval": new["tssa"]["mean"] < first["tssa"]["mean"]
+        and holds(new["tssa"]),
         "an interval for published TSSA that excludes zero, barely": 0 < both["tssa"]["low"] < 0.01,
-        f"it is by about {both['tssa']['mean']:.2f} of mAP50": True,
+        "it is by no more than another seed does": max(both[b]["mean"] for b in ("tssa", "tssa improved"))
+        < 2**0.5 * statistics.stdev(alone),  # the spread of a difference between two seeds
     }
     assert {claim: claim in prose for claim in claims} == claims
 
