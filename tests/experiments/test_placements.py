@@ -2,12 +2,14 @@
 
 import json
 
+import nbformat
 import pytest
 import torch
 
 from experiments import placements, slot
 from kit import cost
-from kit.results_placements import ARMS, BLOCKS, MODELS, SIZES
+from kit.places import NOTEBOOKS
+from kit.results_placements import ARMS, BLOCKS, MODELS, SIZES, find
 from tssa_lib import yolo
 from tssa_lib.yolo import YOLO
 
@@ -55,3 +57,22 @@ def test_counted_costs_are_those_of_the_stored_results():
         found = cost.count(YOLO(row["model"].replace("-sdpa-", "-psa-")).model, row["size"])
         assert found.macs == pytest.approx(row["macs"], rel=1e-2) and found.largest == row.get("largest", found.largest)
         assert found.attention_macs == pytest.approx(row["attention_macs"], rel=1e-2)
+
+
+def test_lesson_10_says_of_the_times_what_the_file_holds():
+    """Each sentence stands in the lesson exactly if it is true of the committed rows, whatever they say."""
+    cells = nbformat.read(NOTEBOOKS / "10_inside_yolo11.ipynb", as_version=4).cells
+    prose = " ".join(" ".join(c.source for c in cells if c.cell_type == "markdown").split())
+    rows = json.loads(placements.RESULT.read_text())["rows"]
+
+    def over(block: str, against: str, what: str) -> list[float]:
+        return [find(rows, block, "p3p4p5", s)[what] / find(rows, against, "p3p4p5", s)[what] for s in SIZES]
+
+    slower = over("sdpa", "tssa", "wall_ms")
+    claims = {
+        "while TSSA stays within about a tenth of no attention": max(over("tssa", "plain", "wall_ms")) < 1.12,
+        "SDPA's term in $n^2$ shows in the time of the whole detector, and grows with the picture": slower[0] > 1.5
+        and slower == sorted(slower),
+        "In memory SDPA and TSSA are alike": all(0.5 < r < 1.5 for r in over("sdpa", "tssa", "peak_mib")),
+    }
+    assert {claim: claim in prose for claim in claims} == claims
