@@ -130,8 +130,8 @@ def test_the_readmes_say_what_the_sets_say():
     ]
     holds = len(steps) == 6 and all(d["low"] > 0 and d["seeds"] == 6 for d in steps)
     said = {
-        "README.md": "TSSA (improved) comes out above channel gates and cross-covariance, and below softmax, with twice "
-        "the width as well:\n  the intervals of six seeds exclude zero",
+        "README.md": "TSSA (improved) comes out above channel gates and cross-covariance, and below softmax, with "
+        "twice the width as well:\n  the intervals of six seeds exclude zero",
         "README.zh-CN.md": "TSSA（improved）的结果高于通道门控和互协方差，低于 softmax，"
         "宽度加倍后依然如此：六个种子的置信区间都不含零",
         "site/zh/guide.md": "改进型 TSSA 低于 softmax，六个种子的置信区间不含零",
