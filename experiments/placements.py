@@ -33,9 +33,14 @@ from ultralytics.nn.modules.block import Attention
 RESULT = record.RESULTS / "placements.json"
 
 
+def named(name: str) -> YOLO:
+    """The detector of an arm as `YOLO` builds it by name; SDPA has the plan of the written-out form."""
+    return YOLO(name.replace("-sdpa-", "-psa-"))
+
+
 def network(name: str) -> nn.Module:
     """The network of an arm of `kit.results_placements.ARMS`, batch norm fused, ready to be timed."""
-    model = YOLO(name.replace("-sdpa-", "-psa-")).model.float().eval().fuse(verbose=False)
+    model = named(name).model.float().eval().fuse(verbose=False)
     if "-sdpa-" in name:
         for attention in [m for m in model.modules() if isinstance(m, Attention)]:
             attention.__class__ = FusedSoftmax  # a subclass with the same parameters and another forward
@@ -77,7 +82,7 @@ def measure(
     models = [name for name in ARMS if name[:-5].split("-")[-1] in places]
     rows = [row for row in found.get("rows", []) if row["size"] not in sizes or row["model"] not in models]
     for size in sizes:
-        costs = {name: count(YOLO(name.replace("-sdpa-", "-psa-")).model, size) for name in models}
+        costs = {name: count(named(name).model, size) for name in models}
         needs = {name: 0 if "-sdpa-" in name else 2 * cost.largest for name, cost in costs.items()}  # map and softmax
         runs = [name for name in models if needs[name] < share * psutil.virtual_memory().available]
         took = seconds({name: network(name) for name in runs}, size)

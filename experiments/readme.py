@@ -17,7 +17,6 @@ from kit import results_needs as needs
 from kit import results_placements as placements
 from kit.places import NOTEBOOKS, RESULTS, result
 from kit.places import ROOT as REPO
-from kit.results_placements import SIZES
 from kit.results_trial import compare
 
 FROM_TO = {
@@ -180,9 +179,9 @@ def placement_rows() -> list[str]:
     def at(block: str, where: str, size: int) -> dict:
         return placements.find(places["rows"], block, where, size)
 
-    def over(block: str, what: str) -> str:
-        pairs = [[placements.find(alone["rows"], b, "p5", size)[what] for b in ("tssa", block)] for size in SIZES]
-        return ", ".join(f"{ours / theirs:.2f}" for ours, theirs in pairs)
+    def over_sdpa(what: str) -> str:
+        of = lambda block, size: placements.find(alone["rows"], block, "p5", size)[what]
+        return ", ".join(f"{of('tssa', size) / of('sdpa', size):.2f}" for size in placements.SIZES)
 
     def milliseconds(block: str, where: str) -> str:
         return f"{at(block, where, 640)['wall_ms']:.0f} ms"
@@ -193,7 +192,7 @@ def placement_rows() -> list[str]:
         row(
             f"TSSA-YOLO11n over YOLO11n with softmax by SDPA, one picture at 640, 1,280, 1,920 px, "
             f"{alone['threads']} CPU threads",
-            f"time {over('sdpa', 'wall_ms')}; memory {over('sdpa', 'peak_mib')}",
+            f"time {over_sdpa('wall_ms')}; memory {over_sdpa('peak_mib')}",
             "[stock_vs_tssa.json](data/results/stock_vs_tssa.json)",
         ),
         row(

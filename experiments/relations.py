@@ -284,7 +284,7 @@ def assemble(folder: Path, form: Form, out: Path, command: str) -> Path:
     rows = [row for _, row in sorted({**stay, **fresh}.items())]
     about = record.manifest(command)
     if stay.keys() - fresh.keys():
-        about["earlier"] = [*before.get("earlier", []), {name: before.get(name) for name in record.manifest("")}]
+        about["earlier"] = [*before.get("earlier", []), {name: before.get(name) for name in about}]
     about |= {
         "minutes": round(sum(r["seconds"] for r in rows) / 60, 1),
         "processor_minutes": round(sum(r["processor_seconds"] for r in rows) / 60, 1),

@@ -15,19 +15,20 @@ large as what one looks for, so blocks are compared seed by seed (Student's t fo
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from experiments import detectors, record
-from experiments.detector_trial import changed, interventions
+from experiments.detector_trial import Trial, scores, used
+from kit.results_cells import use_rows
 from kit.results_trial import at_size, compare, figure, table
 from tssa_lib import yolo
 from tssa_lib.paths import data_dir
@@ -178,20 +179,15 @@ def use(block: str, difficulty: str, seed: int, form: Form, folder: Path, device
     if not last.is_file():
         (folder / f"{name}.json").unlink(missing_ok=True)
     asked = one(block, difficulty, seed, form, folder, device)["asked"]
-    data = scenes(difficulty, form)
+    called = {"tssa": "TSSA published", "tssa improved": "TSSA improved"}.get(block, block)
+    again = partial(YOLO, str(last))  # opened anew each time, as validation fuses it
 
     def make() -> dict[str, Any]:
-        rows = []
-        for what in (None, *interventions(YOLO(str(last)))):
-            model = YOLO(str(last))  # anew, as validation fuses it
-            with contextlib.nullcontext() if what is None else changed(model, what):
-                found = detectors.measured(model, data, form.size, device)
-            rows.append({"intervention": what, "mAP50": found["mAP50"], "per_class": found["per_class"]})
-        return {"rows": rows}
+        as_trained = Trial(scenes(difficulty, form), form.size, form.epochs, device=device, recipe={})
+        return {"val": scores(as_trained, again(), "val"), "use": used(as_trained, again)}
 
-    called = {"tssa": "TSSA published", "tssa improved": "TSSA improved"}.get(block, block)
-    same = {"detector": USED, "task": difficulty, "block": called, "seed": seed}
-    return [{**same, **row} for row in detectors.kept(folder / f"{name}-use.json", asked, make)["rows"]]
+    found = detectors.kept(folder / f"{name}-use.json", asked, make)
+    return use_rows({"rows": [{"arm": called, "seed": seed, **found}]}, USED, difficulty)
 
 
 # --- the comparison -----------------------------------------------------------------------------

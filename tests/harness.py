@@ -1,4 +1,4 @@
-"""What tests of several kinds share: another process, and a page in a browser with all that goes wrong on it."""
+"""What tests of several kinds share: another process, a page in a browser with its troubles, the prose of a lesson."""
 
 import os
 import subprocess
@@ -33,3 +33,11 @@ def trouble_of(page) -> list[str]:
     page.on("console", lambda message: trouble.append(f"console: {message.text}") if message.type == "error" else None)
     page.on("request", lambda request: trouble.append(request.url) if not request.url.startswith(LOCAL) else None)
     return trouble
+
+
+def prose_of(lesson: Path) -> str:
+    """The markdown of a stored lesson, its words one space apart, so that a sentence is found across lines."""
+    import nbformat
+
+    cells = nbformat.read(lesson, as_version=4).cells
+    return " ".join(" ".join(c.source for c in cells if c.cell_type == "markdown").split())

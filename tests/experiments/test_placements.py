@@ -2,11 +2,11 @@
 
 import json
 
-import nbformat
 import pytest
 import torch
 
 from experiments import placements, slot
+from harness import prose_of
 from kit import cost
 from kit.places import NOTEBOOKS
 from kit.results_placements import ARMS, BLOCKS, MODELS, SIZES, find
@@ -54,15 +54,14 @@ def test_counted_costs_are_those_of_the_stored_results():
     rows = json.loads(placements.RESULT.read_text())["rows"]
     assert {(r["model"], r["size"]) for r in rows} == {(m, s) for m in ARMS for s in SIZES}
     for row in (r for r in rows if r["size"] == 1280):
-        found = cost.count(YOLO(row["model"].replace("-sdpa-", "-psa-")).model, row["size"])
+        found = cost.count(placements.named(row["model"]).model, row["size"])
         assert found.macs == pytest.approx(row["macs"], rel=1e-2) and found.largest == row.get("largest", found.largest)
         assert found.attention_macs == pytest.approx(row["attention_macs"], rel=1e-2)
 
 
 def test_lesson_10_says_of_the_times_what_the_file_holds():
     """Each sentence stands in the lesson exactly if it is true of the committed rows, whatever they say."""
-    cells = nbformat.read(NOTEBOOKS / "10_inside_yolo11.ipynb", as_version=4).cells
-    prose = " ".join(" ".join(c.source for c in cells if c.cell_type == "markdown").split())
+    prose = prose_of(NOTEBOOKS / "10_inside_yolo11.ipynb")
     rows = json.loads(placements.RESULT.read_text())["rows"]
 
     def over(block: str, against: str, what: str) -> list[float]:

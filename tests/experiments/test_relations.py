@@ -10,9 +10,10 @@ import torch
 
 from experiments import relations
 from experiments.slot import BLOCKS, C2SE, C2XCA, C2Softmax
+from harness import prose_of
 from kit import equations, results_cells, results_needs, results_trial
 from kit.drawn import CIRCLE, CLASSES, HARD, QUARTER, DrawnSpec, chance, colour, draw, make_drawn
-from kit.places import RESULTS, SOURCES
+from kit.places import NOTEBOOKS, RESULTS, SOURCES
 from tssa_lib.train import SCENES
 from tssa_lib.yolo import C2TSSA, YOLO, C2Plain
 
@@ -268,12 +269,7 @@ def test_the_answers_figure_draws_the_rows():
 
 def test_lesson_11_says_of_the_results_what_the_files_hold():
     """Each sentence stands in the lesson exactly if it is true of the committed rows, whatever they say."""
-    import nbformat
-
-    from kit.places import NOTEBOOKS
-
-    cells = nbformat.read(NOTEBOOKS / "11_does_a_detector_need_it.ipynb", as_version=4).cells
-    prose = " ".join(" ".join(c.source for c in cells if c.cell_type == "markdown").split())
+    prose = prose_of(NOTEBOOKS / "11_does_a_detector_need_it.ipynb")
     rows, blood = results_needs.load("needs")["rows"], results_cells.load("blood_cells")
 
     def rare(network, block, what=None):

@@ -20,6 +20,7 @@ from experiments.trial import (
     one,
     scenes,
 )
+from harness import prose_of
 from kit.places import NOTEBOOKS
 from kit.results_trial import compare, difference, table
 from tssa_lib import yolo
@@ -27,6 +28,7 @@ from tssa_lib.silence import INTERVENTIONS
 from tssa_lib.train import Run
 from tssa_lib.yolo import YOLO
 
+LESSON_11 = NOTEBOOKS / "11_does_a_detector_need_it.ipynb"
 TINY = Form("tiny", seeds=2, epochs=1, train=8, val=4, size=64, other_sizes=(96,), difficulties=("context",))
 
 
@@ -235,14 +237,16 @@ def test_the_question_was_asked_again_with_new_seeds_alone():
 
 
 def test_lesson_11_shows_the_differences_that_the_files_hold():
-    shown = "\n".join(o.get("text", "") for cell in lesson_11().cells for o in cell.get("outputs", []))
+    shown = "\n".join(
+        o.get("text", "") for cell in nbformat.read(LESSON_11, as_version=4).cells for o in cell.get("outputs", [])
+    )
     for name in ("trial", "again"):
         assert table(recomputed(name)[0]) in shown, f"{name}.json has changed: build lesson 11 again"
 
 
 def test_lesson_11_says_of_the_differences_what_the_files_hold():
     """Each sentence stands in the lesson exactly if it is true of the committed rows, whatever they say."""
-    prose = " ".join(" ".join(c.source for c in lesson_11().cells if c.cell_type == "markdown").split())
+    prose = prose_of(LESSON_11)
     holds = lambda d: d["low"] < 0 < d["high"]
     of = lambda name, against: [d for (m, a, *_), d in recomputed(name)[1].items() if (m, a) == ("mAP50", against)]
     switches = [d for d in of("switches", "tssa") if d["block"] != "none"]
@@ -266,10 +270,6 @@ def test_lesson_11_says_of_the_differences_what_the_files_hold():
         < 2**0.5 * statistics.stdev(alone),  # the spread of a difference between two seeds
     }
     assert {claim: claim in prose for claim in claims} == claims
-
-
-def lesson_11() -> nbformat.NotebookNode:
-    return nbformat.read(NOTEBOOKS / "11_does_a_detector_need_it.ipynb", as_version=4)
 
 
 def recomputed(name: str) -> tuple[dict, dict]:
